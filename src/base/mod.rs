@@ -1,0 +1,8 @@
+//! Layer 2, the bottom shelf: files, locks, processes, the clock, text. Every
+//! other adapter may use it; it knows nothing of plans.
+
+pub mod clock;
+pub mod fs;
+pub mod layout;
+pub mod process;
+pub mod text;

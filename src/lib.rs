@@ -1,0 +1,17 @@
+//! Loom carries out plans with coding agents.
+//!
+//! ```text
+//! layer 4  cli                                      faces: clients of the loop
+//! layer 3  daemon · client                          the shell
+//! layer 2  base · journal · views · planfile · git  adapters: one outside thing each
+//!          agent · host · checks · guard · wire
+//! layer 1  kernel                                   decisions: pure
+//! layer 0  model                                    values
+//! ```
+//!
+//! `tests/tidy.rs` fails on an import that goes up or sideways.
+
+pub mod base;
+pub mod host;
+pub mod model;
+pub mod wire;

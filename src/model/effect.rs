@@ -1,0 +1,95 @@
+//! What Loom will do about it, as data. Every effect is idempotent: its intent
+//! is a fact before it runs, and running it again changes nothing.
+
+use std::time::Duration;
+
+use super::event::{Entry, RequestId};
+use super::ids::{Oid, SessionId, StageId};
+use super::plan::{Agent, Check};
+use super::session::EndReason;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Create the plan branch at `commit` unless it is there.
+    MakePlanBranch { branch: String, commit: Oid },
+    /// Prepare the worktree and start a host that waits at the barrier.
+    Start(Box<Start>),
+    /// Open the start barrier.
+    Release { session: SessionId },
+    /// Wait for the end of a session's host.
+    Watch { session: SessionId },
+    /// End a session's whole process tree after `grace`.
+    EndSession { session: SessionId, why: EndReason, grace: Duration },
+    /// Look at a worktree that was submitted.
+    Inspect { stage: StageId, session: SessionId, worktree: String, base: Oid, request: Option<RequestId> },
+    /// Merge with the tip and run the checks on the merged tree.
+    Prove(Box<Prove>),
+    /// Move the plan branch by compare-and-swap.
+    Land { entry: Entry, branch: String, tip: Oid, landing: Oid },
+    /// Let the base branch follow the plan branch.
+    FollowBase { branch: String, from: Oid, to: Oid },
+    /// Look at the refs and the repository's configuration.
+    LookAtRefs,
+    /// Put the plan branch back (the other commit is rescued first).
+    RestorePlanBranch { branch: String, actual: Option<Oid>, expected: Oid },
+    /// Rescue and remove a stage's worktrees and branch.
+    RemoveStage { stage: StageId },
+    /// The plan is over: rescue and remove worktrees, keep branches under `refs/loom/done/`.
+    CleanPlan { stages: Vec<StageId> },
+    /// Answer a request.
+    Reply { request: RequestId, answer: Answer },
+    /// End the daemon.
+    Shutdown,
+}
+
+/// Everything a session's start needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    pub session: SessionId,
+    pub stage: StageId,
+    pub attempt: u32,
+    pub agent: Agent,
+    pub working_dir: String,
+    pub worktree: String,
+    pub base: Oid,
+    pub slot: u32,
+    pub conversation: String,
+    pub resumes: bool,
+    pub timeout: Duration,
+}
+
+/// Everything a proof needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prove {
+    pub entry: Entry,
+    pub tip: Oid,
+    pub commit: Oid,
+    /// Where the stage's branch started.
+    pub base: Oid,
+    pub checks: Vec<Check>,
+    pub working_dir: String,
+    /// Commit message of the landing.
+    pub message: String,
+    /// Seconds since the epoch: the landing's date, so that a redo gives the same commit.
+    pub date: i64,
+    /// Trees that these very checks already passed on.
+    pub proven_trees: Vec<Oid>,
+}
+
+/// The answer to a request that was not refused.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// Done; one sentence about what happens now.
+    Done { text: String },
+    /// Submitted: the verdict follows.
+    Submitted { commit: Oid },
+    /// A turn may end.
+    TurnMayEnd,
+    /// A turn goes on with this text.
+    TurnGoesOn { text: String },
+    /// A verdict is pending: wait for the stage's next change and ask again.
+    TurnWaits,
+    /// Refused: what, why, what to type next.
+    Refused { refusal: super::refusal::Refusal },
+}

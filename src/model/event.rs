@@ -1,0 +1,313 @@
+//! What happened outside: a request, or the outcome of an effect. The closed
+//! list shows everything that can trigger work.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{Oid, SessionId, StageId};
+use super::plan::{BackendKind, Plan};
+use super::session::{Exit, HostIdentity};
+use super::stage::{BlockCode, CheckResult};
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A request of a person or an agent; the reply goes to `id`.
+    Request {
+        id: RequestId,
+        caller: Caller,
+        request: Request,
+    },
+    /// The daemon has its world and starts to work.
+    DaemonStarted {
+        options: RunOptions,
+    },
+    /// Something changed: derive what should be going on.
+    Schedule,
+    /// A ref was looked at.
+    RefsSeen {
+        refs: RefsSeen,
+    },
+    /// `.git/config`, hooks or attributes were looked at.
+    ConfigSeen {
+        fingerprint: String,
+    },
+    PlanBranchMade {
+        commit: Oid,
+    },
+    SessionHosted {
+        session: SessionId,
+        host: HostIdentity,
+        token_sha256: String,
+    },
+    StartFailed {
+        session: SessionId,
+        why: StartFailure,
+    },
+    SessionEnded {
+        session: SessionId,
+        exit: Exit,
+    },
+    Inspected {
+        stage: StageId,
+        session: SessionId,
+        request: Option<RequestId>,
+        inspection: Inspection,
+    },
+    Proved {
+        entry: Entry,
+        tip: Oid,
+        proof: Proof,
+    },
+    Landed {
+        entry: Entry,
+        tip: Oid,
+        landing: Oid,
+    },
+    LandRefused {
+        entry: Entry,
+        why: String,
+    },
+    BaseFollowed {
+        commit: Oid,
+    },
+    BaseStayed {
+        why: String,
+    },
+    StageRemoved {
+        stage: StageId,
+        rescued: Vec<String>,
+    },
+    PlanCleaned {
+        rescued: Vec<String>,
+    },
+    /// A running proof was cut off by the daemon's death.
+    ProofLost {
+        entry: Entry,
+    },
+    /// A landing was cut off by the daemon's death: it may have happened.
+    LandUnknown {
+        entry: Entry,
+    },
+    /// A session lives under its host from before this daemon.
+    SessionFound {
+        session: SessionId,
+    },
+    /// An effect of no particular stage failed.
+    EffectFailed {
+        effect: &'static str,
+        why: String,
+    },
+}
+
+/// Names one pending request inside one dispatcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// Who asks, as proven by the server, never as claimed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "caller", rename_all = "kebab-case")]
+pub enum Caller {
+    /// A person, or a program they started outside every session.
+    Operator,
+    /// The holder of this session's token.
+    Agent { session: SessionId },
+}
+
+/// Everything that can be asked for. One variant, one verb of the command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Request {
+    LoadPlan {
+        plan: Box<Plan>,
+        source: PlanSource,
+        ground: Ground,
+        clean: bool,
+    },
+    Submit {
+        stage: StageId,
+    },
+    Block {
+        stage: StageId,
+        reason: String,
+    },
+    Retry {
+        stage: StageId,
+        context: Option<String>,
+    },
+    /// Retry in the same conversation.
+    Resume {
+        stage: StageId,
+    },
+    Reset {
+        stage: StageId,
+        reason: String,
+    },
+    Hold {
+        stage: StageId,
+    },
+    Release {
+        stage: StageId,
+    },
+    Skip {
+        stage: StageId,
+        reason: String,
+        go_on: bool,
+    },
+    Approve {
+        subject: GateTarget,
+        reason: String,
+    },
+    Reject {
+        subject: GateTarget,
+        reason: String,
+    },
+    Merge {
+        stage: Option<StageId>,
+    },
+    KillSession {
+        session: SessionId,
+    },
+    Stop {
+        kill: bool,
+    },
+    /// The agent's turn ended (its stop hook): may it?
+    TurnEnded {
+        session: SessionId,
+    },
+    /// The agent's turn failed in the client (API error, lost login).
+    TurnFailed {
+        session: SessionId,
+        error: String,
+    },
+    /// The agent is working, idle, or waits for a person.
+    Activity {
+        session: SessionId,
+        activity: super::session::Activity,
+    },
+}
+
+/// What `approve` and `reject` name: the open gate of a stage, or a gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "target", rename_all = "kebab-case")]
+pub enum GateTarget {
+    Stage { stage: StageId },
+    Gate { gate: super::ids::GateId },
+}
+
+/// Where a plan came from, pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanSource {
+    /// Relative to the project where it can be.
+    pub path: String,
+    /// SHA-256 of the file as loaded.
+    pub sha256: String,
+    /// Fields that a person chose to ignore.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_fields: Vec<String>,
+}
+
+/// The repository at the time a plan is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ground {
+    /// Short name of the base branch.
+    pub base_branch: String,
+    pub base_commit: Oid,
+    /// Digest of `.git/config`, hooks and `info/attributes`.
+    pub config: String,
+    /// Random; makes conversation ids unique.
+    pub nonce: String,
+}
+
+/// How this daemon was asked to run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RunOptions {
+    /// Overrides the plan's `max_parallel`.
+    pub max_parallel: Option<u32>,
+    /// Only this stage and what it depends on.
+    pub only: Option<StageId>,
+    /// Prove, but do not land without a person.
+    pub no_merge: bool,
+    /// First pause after a crash, in milliseconds; none: the default.
+    pub backoff_ms: Option<u64>,
+}
+
+/// An entry of the merge queue.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "kebab-case")]
+pub enum Entry {
+    Stage {
+        stage: StageId,
+    },
+    /// The user's own commits on the base branch.
+    Base,
+}
+
+/// What Loom found in a worktree at submission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Inspection {
+    /// `HEAD`, on the stage's branch, packed durably.
+    Clean { head: Oid, changes_nothing: bool },
+    /// Work that is not committed.
+    Dirty { files: Vec<String> },
+    /// The tree cannot be judged: gone, on another branch, or history was rewritten.
+    Unfit { why: String },
+}
+
+/// The outcome of one proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// Every check passed on exactly `tree`; `landing` is the commit that carries it.
+    Passed {
+        landing: Oid,
+        tree: Oid,
+        checks: Vec<CheckResult>,
+    },
+    Failed {
+        checks: Vec<CheckResult>,
+        alone: AloneVerdict,
+    },
+    Conflict {
+        files: Vec<String>,
+    },
+    /// Loom could not run it: disk, git, missing tools.
+    Broken {
+        why: String,
+    },
+}
+
+/// Whose fault a red merged tree is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AloneVerdict {
+    /// The stage's base is the tip: there is nothing else to blame.
+    SameTree,
+    /// The stage's own commit fails too.
+    AlsoFails,
+    /// The commit passes alone: only the combination fails.
+    PassesAlone,
+}
+
+/// Refs as they are now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefsSeen {
+    pub plan_tip: Option<Oid>,
+    pub base_tip: Option<Oid>,
+    /// The base branch moved forward from where Loom knew it, by fast-forward.
+    pub base_is_forward: bool,
+    /// The new base commits contain one made in a stage's worktree that has not landed.
+    pub base_has_stage_work: bool,
+    /// The base branch is an ancestor of, or equal to, the plan branch.
+    pub base_is_in_plan: bool,
+}
+
+/// Why a session could not be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "failure", rename_all = "kebab-case")]
+pub enum StartFailure {
+    /// The daemon died in between; nothing ran.
+    Interrupted,
+    /// Mending it takes a person.
+    Permanent { code: BlockCode, backend: BackendKind, text: String },
+    /// It may work next time.
+    Passing { text: String },
+}

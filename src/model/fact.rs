@@ -1,0 +1,226 @@
+//! The file format of the journal. Variants are only added; a field that is
+//! added later has a default. Nothing here is a wire type.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::event::{Caller, Entry, Ground, PlanSource, RunOptions};
+use super::gate::GateSubject;
+use super::ids::{GateId, Oid, SessionId, StageId};
+use super::plan::{BackendKind, Plan};
+use super::session::{Activity, EndReason, HostIdentity, SessionEnd};
+use super::stage::{BlockReason, CheckResult, Failure};
+
+/// Version of the facts in this binary. A newer one is read and not written.
+pub const FACT_VERSION: u32 = 1;
+
+/// One thing that is so from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "kebab-case")]
+pub enum Fact {
+    PlanLoaded {
+        plan: Box<Plan>,
+        source: PlanSource,
+        ground: Ground,
+    },
+    PlanBranchMade {
+        commit: Oid,
+    },
+    DaemonStarted {
+        options: RunOptions,
+    },
+    Stage {
+        stage: StageId,
+        change: StageChange,
+    },
+    Session {
+        session: SessionId,
+        change: SessionChange,
+    },
+    GateOpened {
+        gate: GateId,
+        subject: GateSubject,
+        question: String,
+    },
+    GateAnswered {
+        gate: GateId,
+        approved: bool,
+        reason: String,
+    },
+    /// No session of this backend starts until a person retries.
+    BackendParked {
+        backend: BackendKind,
+        reason: BlockReason,
+    },
+    BackendFreed {
+        backend: BackendKind,
+    },
+    /// The base branch was seen at `commit`, with commits that Loom did not make.
+    BaseMoved {
+        commit: Oid,
+    },
+    /// The base branch's commits are part of the plan branch.
+    BaseMerged {
+        commit: Oid,
+        landed: Oid,
+    },
+    BaseProofStarted {
+        commit: Oid,
+        tip: Oid,
+    },
+    BaseProven {
+        commit: Oid,
+        tip: Oid,
+        landing: Oid,
+        tree: Oid,
+        checks: Vec<CheckResult>,
+    },
+    /// The merge of the base branch was not proven; landing waits for a person.
+    BaseRejected {
+        commit: Oid,
+        text: String,
+    },
+    BaseRequeued,
+    FollowStarted {
+        from: Oid,
+        to: Oid,
+    },
+    BaseFollowed {
+        commit: Oid,
+    },
+    BaseStayed {
+        why: String,
+    },
+    /// A person accepted the plan branch where it is.
+    TipAccepted {
+        commit: Oid,
+    },
+    ConfigAccepted {
+        fingerprint: String,
+    },
+    Rescued {
+        refs: Vec<String>,
+    },
+    PlanCompleted,
+    PlanCleaned,
+    Stopped {
+        by: Caller,
+    },
+}
+
+/// What changed about a stage. See `kernel::world` for what each one does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+pub enum StageChange {
+    /// Its dependencies are met, or a person released it.
+    Readied {
+        retry_at: Option<Timestamp>,
+    },
+    /// A new attempt with a new session.
+    Started {
+        attempt: u32,
+        session: SessionId,
+        base: Oid,
+    },
+    /// Another session of the same attempt.
+    Continued {
+        session: SessionId,
+    },
+    Submitted {
+        commit: Oid,
+    },
+    ProofStarted {
+        tip: Oid,
+    },
+    /// Back to the queue: the daemon died, or the tip moved.
+    Requeued,
+    /// A red verdict, back into the living session.
+    Returned {
+        failure: Failure,
+    },
+    /// The attempt is over without landing.
+    Failed {
+        failure: Failure,
+        retry_at: Option<Timestamp>,
+    },
+    Proven {
+        tip: Oid,
+        landing: Oid,
+        tree: Oid,
+        checks: Vec<CheckResult>,
+    },
+    Landed {
+        landed: Oid,
+    },
+    Gated {
+        gate: GateId,
+    },
+    /// The gate was answered: back to the queue with the person's approval of `commit`.
+    Approved {
+        commit: Oid,
+    },
+    Blocked {
+        reason: BlockReason,
+    },
+    Skipped {
+        reason: String,
+        go_on: bool,
+    },
+    /// Starts over from the plan branch.
+    Reset {
+        reason: String,
+    },
+    Held,
+    Released,
+    /// A person's words for the next session.
+    Noted {
+        text: String,
+    },
+}
+
+/// What changed about a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+pub enum SessionChange {
+    Planned {
+        attempt: u32,
+        backend: BackendKind,
+        slot: u32,
+        worktree: String,
+        conversation: String,
+        resumes: bool,
+    },
+    Hosted {
+        host: HostIdentity,
+        token_sha256: String,
+    },
+    Ending {
+        why: EndReason,
+    },
+    Ended {
+        end: SessionEnd,
+        exit: super::session::Exit,
+    },
+    /// A verdict or a reminder went back into it.
+    Returned,
+    Activity {
+        activity: Activity,
+    },
+}
+
+impl Fact {
+    pub fn stage(stage: &StageId, change: StageChange) -> Fact {
+        Fact::Stage { stage: stage.clone(), change }
+    }
+    pub fn session(session: &SessionId, change: SessionChange) -> Fact {
+        Fact::Session { session: session.clone(), change }
+    }
+    /// The merge-queue entry this fact is about, if it is about one.
+    pub fn entry(&self) -> Option<Entry> {
+        match self {
+            Fact::Stage { stage, .. } => Some(Entry::Stage { stage: stage.clone() }),
+            Fact::BaseMoved { .. } | Fact::BaseMerged { .. } => Some(Entry::Base),
+            _ => None,
+        }
+    }
+}

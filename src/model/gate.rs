@@ -1,0 +1,48 @@
+//! A question to a person: answered once, by its id.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{GateId, Oid, StageId};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    pub id: GateId,
+    pub subject: GateSubject,
+    /// The question, for a person.
+    pub question: String,
+    pub answer: Option<Answered>,
+}
+
+/// What a gate is about; the answer is bound to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "about", rename_all = "kebab-case")]
+pub enum GateSubject {
+    /// The stage changed nothing (R5).
+    EmptyDiff { stage: StageId, commit: Oid },
+    /// The stage is proven and does not land by itself.
+    Land { stage: StageId, commit: Oid },
+    /// The plan branch is not where Loom left it.
+    PlanBranchMoved { expected: Oid, actual: Option<Oid> },
+    /// The base branch holds commits made in a stage's worktree, or was rewound.
+    BaseBranchMoved { expected: Oid, actual: Oid },
+    /// The base branch has commits of the user and the plan has no acceptance to prove a merge.
+    MergeBase { actual: Oid },
+    /// `.git/config`, hooks or attributes changed since `init`.
+    RepositoryConfig { expected: String, actual: String },
+}
+
+impl GateSubject {
+    /// The stage it is about; none: it stops all landing.
+    pub fn stage(&self) -> Option<&StageId> {
+        match self {
+            GateSubject::EmptyDiff { stage, .. } | GateSubject::Land { stage, .. } => Some(stage),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    pub approved: bool,
+    pub reason: String,
+}

@@ -1,0 +1,69 @@
+//! Every limit of Loom, in one file. A limit that is met is an error a person
+//! can act on, never a silent truncation of something that matters.
+
+use std::time::Duration;
+
+/// Longest stage or plan id, in bytes.
+pub const ID_BYTES_MAX: usize = 63;
+/// Largest plan file, in bytes.
+pub const PLAN_BYTES_MAX: usize = 1 << 20;
+/// Most stages in a plan.
+pub const STAGES_MAX: usize = 2_000;
+/// Most dependencies of one stage.
+pub const DEPENDENCIES_MAX: usize = 64;
+/// Most checks of one stage.
+pub const CHECKS_MAX: usize = 256;
+/// Default number of sessions at once.
+pub const PARALLEL_DEFAULT: u32 = 4;
+/// Most sessions at once.
+pub const PARALLEL_MAX: u32 = 100;
+/// Default number of further attempts after the first.
+pub const RETRIES_DEFAULT: u32 = 3;
+/// Most further attempts.
+pub const RETRIES_MAX: u32 = 20;
+/// How often a verdict or a reminder goes back into the same session.
+pub const RETURNS_MAX: u32 = 3;
+/// First pause after a crash; doubles with every further one.
+pub const BACKOFF_FIRST: Duration = Duration::from_secs(30);
+/// Longest pause after a crash.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(15 * 60);
+/// Default deadline of one check.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Default deadline of a session.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(8 * 3600);
+/// Deadline of one git command.
+pub const GIT_TIMEOUT: Duration = Duration::from_secs(300);
+/// A host whose start nobody recorded goes away after this long.
+pub const START_BARRIER: Duration = Duration::from_secs(10);
+/// Between the polite and the final unix signal at the end of a session.
+pub const END_GRACE: Duration = Duration::from_secs(5);
+/// How long a landed session may take to end its turn.
+pub const LANDED_GRACE: Duration = Duration::from_secs(20);
+/// The safety net: everything is looked at again this often.
+pub const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+/// The keeper restarts a daemon this often …
+pub const KEEPER_RESTARTS_MAX: usize = 5;
+/// … within this window.
+pub const KEEPER_WINDOW: Duration = Duration::from_secs(600);
+/// Longest line on the socket, in bytes.
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Most clients at once.
+pub const CLIENTS_MAX: usize = 64;
+/// Updates kept for a client that reads slowly; one more and it is told to start again.
+pub const SUBSCRIBER_QUEUE_MAX: usize = 256;
+/// Kept output of one session, in bytes: the newest part, in two segments.
+pub const LOG_BYTES_MAX: u64 = 64 << 20;
+/// Kept output of one check in the journal, in bytes (the whole is in the evidence folder).
+pub const CHECK_TAIL_BYTES_MAX: usize = 4 << 10;
+/// Text of a reason or a context, in bytes.
+pub const REASON_BYTES_MAX: usize = 8 << 10;
+/// Longest Unix socket path Linux takes, in bytes (108 with the final NUL).
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// An inside-session `stage complete` answers within this long.
+pub const COMPLETE_WAIT: Duration = Duration::from_secs(85);
+/// A file in a session's spool, in bytes.
+pub const SPOOL_FILE_BYTES_MAX: u64 = 64 << 10;
+/// Rows of scrollback kept by a host.
+pub const SCROLLBACK_ROWS: usize = 1_000;
+/// Largest rescue, in bytes, before a person is asked.
+pub const RESCUE_BYTES_MAX: u64 = 2 << 30;

@@ -1,0 +1,12 @@
+//! Layer 0: values. No I/O, no clock, no threads.
+
+pub mod effect;
+pub mod event;
+pub mod fact;
+pub mod gate;
+pub mod ids;
+pub mod limits;
+pub mod plan;
+pub mod refusal;
+pub mod session;
+pub mod stage;

@@ -1,0 +1,156 @@
+//! One agent process from spawn to exit.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{SessionId, StageId};
+use super::plan::BackendKind;
+
+/// A session as recorded: its number is the fence of its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub id: SessionId,
+    pub stage: StageId,
+    pub attempt: u32,
+    pub backend: BackendKind,
+    /// A small number, unique among live sessions.
+    pub slot: u32,
+    /// Folder name under `.worktrees/`.
+    pub worktree: String,
+    /// The agent CLI's own session id, chosen by Loom.
+    pub conversation: String,
+    /// Whether it continues that conversation instead of starting it.
+    pub resumes: bool,
+    pub state: SessionState,
+    pub activity: Activity,
+    /// Verdicts and reminders that went back into it.
+    pub returns: u32,
+    pub started_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum SessionState {
+    /// Recorded; its host may or may not exist yet.
+    Planned,
+    /// Its host waits at, or has passed, the start barrier.
+    Live {
+        host: HostIdentity,
+        token_sha256: String,
+    },
+    /// Asked to end, for this reason.
+    Ending {
+        host: HostIdentity,
+        token_sha256: String,
+        why: EndReason,
+    },
+    Ended {
+        end: SessionEnd,
+        at: Timestamp,
+    },
+}
+
+/// Names one process for as long as the machine is up: a pid alone is reused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostIdentity {
+    pub pid: u32,
+    /// Field 22 of `/proc/<pid>/stat`, in clock ticks since boot.
+    pub start_ticks: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+/// Why Loom ends a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+pub enum EndReason {
+    /// Its work landed, was gated, or was sent to a fresh attempt.
+    Done,
+    /// `loom stop --kill`: the stage goes on with the next `loom run`.
+    Stopped,
+    /// `loom sessions kill`, by a person.
+    Killed,
+    /// The agent said that it cannot go on.
+    Blocked,
+    /// Its stage was reset or skipped.
+    Withdrawn,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionEnd {
+    Submitted,
+    HandedOff,
+    Crashed,
+    Killed,
+    TimedOut,
+    Hung,
+    RateLimited,
+    Blocked,
+    /// Its host never passed the start barrier: nothing ran.
+    NeverStarted,
+}
+
+/// What a live session is doing, as far as its hooks say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activity {
+    Working,
+    Idle,
+    WaitingForPerson,
+}
+
+/// How the process under a host ended, as its host recorded it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "exit", rename_all = "kebab-case")]
+pub enum Exit {
+    Code {
+        code: i32,
+    },
+    UnixSignal {
+        signal: i32,
+    },
+    /// The deadline passed and the host ended it.
+    TimedOut,
+    /// Nothing was started: the barrier was never opened, or exec failed with this text in the log.
+    NeverStarted,
+    /// The host is gone and left no record.
+    Lost,
+}
+
+impl Exit {
+    pub fn is_success(self) -> bool {
+        self == Exit::Code { code: 0 }
+    }
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Exit::Code { code } => write!(f, "exit status {code}"),
+            Exit::UnixSignal { signal } => write!(f, "unix signal {signal}"),
+            Exit::TimedOut => f.write_str("its deadline"),
+            Exit::NeverStarted => f.write_str("a start that never happened"),
+            Exit::Lost => f.write_str("a host that left no record"),
+        }
+    }
+}
+
+impl Session {
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, SessionState::Ended { .. })
+    }
+    pub fn host(&self) -> Option<&HostIdentity> {
+        match &self.state {
+            SessionState::Live { host, .. } | SessionState::Ending { host, .. } => Some(host),
+            _ => None,
+        }
+    }
+    pub fn token_sha256(&self) -> Option<&str> {
+        match &self.state {
+            SessionState::Live { token_sha256, .. } | SessionState::Ending { token_sha256, .. } => Some(token_sha256),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The state of a stage. Every state owns the data that makes sense in it;
+//! there is no flag beside a state that could contradict it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::ids::{GateId, Oid, SessionId};
+
+/// Where a stage is. CONTRACT names in kebab case are the names on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum StageState {
+    /// A dependency is not merged yet.
+    Waiting,
+    /// May start, unless held or not before `retry_at`.
+    Ready { retry_at: Option<Timestamp> },
+    /// Exactly one session holds the lease.
+    Running { session: SessionId },
+    /// Submitted: in the merge queue. `session` is the one that waits for the verdict, if it lives.
+    Verifying { commit: Oid, phase: Phase, session: Option<SessionId> },
+    /// A question to a person is open; `commit` is what it is about.
+    Gated { gate: GateId, commit: Option<Oid> },
+    /// Needs a person or a retry.
+    Blocked { reason: BlockReason },
+    /// `landed` is the proven commit on the plan branch that carries `commit`.
+    Merged { commit: Oid, landed: Oid },
+    /// By a person, with a reason. `go_on`: dependents may start without it.
+    Skipped { reason: String, go_on: bool },
+}
+
+/// How far the merge queue is with a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "kebab-case")]
+pub enum Phase {
+    Queued,
+    /// Being merged with `tip` and proven on the merged tree.
+    Proving {
+        tip: Oid,
+    },
+    /// Proven; the plan branch is being moved from `tip` to `landing`.
+    Landing {
+        tip: Oid,
+        landing: Oid,
+    },
+}
+
+/// The name of a state without its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateKind {
+    Waiting,
+    Ready,
+    Running,
+    Verifying,
+    Gated,
+    Blocked,
+    Merged,
+    Skipped,
+}
+
+impl StateKind {
+    pub const ALL: [StateKind; 8] = [
+        StateKind::Waiting,
+        StateKind::Ready,
+        StateKind::Running,
+        StateKind::Verifying,
+        StateKind::Gated,
+        StateKind::Blocked,
+        StateKind::Merged,
+        StateKind::Skipped,
+    ];
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StateKind::Waiting => "waiting",
+            StateKind::Ready => "ready",
+            StateKind::Running => "running",
+            StateKind::Verifying => "verifying",
+            StateKind::Gated => "gated",
+            StateKind::Blocked => "blocked",
+            StateKind::Merged => "merged",
+            StateKind::Skipped => "skipped",
+        }
+    }
+}
+
+impl StageState {
+    pub fn kind(&self) -> StateKind {
+        match self {
+            StageState::Waiting => StateKind::Waiting,
+            StageState::Ready { .. } => StateKind::Ready,
+            StageState::Running { .. } => StateKind::Running,
+            StageState::Verifying { .. } => StateKind::Verifying,
+            StageState::Gated { .. } => StateKind::Gated,
+            StageState::Blocked { .. } => StateKind::Blocked,
+            StageState::Merged { .. } => StateKind::Merged,
+            StageState::Skipped { .. } => StateKind::Skipped,
+        }
+    }
+    /// The session that holds the stage's lease, if one does.
+    pub fn lease(&self) -> Option<&SessionId> {
+        match self {
+            StageState::Running { session } => Some(session),
+            StageState::Verifying { session, .. } => session.as_ref(),
+            _ => None,
+        }
+    }
+    /// Whether dependents may start.
+    pub fn lets_dependents_start(&self) -> bool {
+        matches!(self, StageState::Merged { .. } | StageState::Skipped { go_on: true, .. })
+    }
+    /// Whether nothing more will happen without a person.
+    pub fn is_final(&self) -> bool {
+        matches!(self, StageState::Merged { .. } | StageState::Skipped { .. })
+    }
+}
+
+/// Why a stage cannot go on by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockReason {
+    pub code: BlockCode,
+    /// One sentence for a person.
+    pub text: String,
+    /// The files it is about, when it is about files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+}
+
+/// The reason as a code that scripts can match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BlockCode {
+    ChecksFailed,
+    AttemptsUsedUp,
+    MergeConflict,
+    AgentMissing,
+    NotOnboarded,
+    NotLoggedIn,
+    WorktreeFailed,
+    ProofFailed,
+    ByAgent,
+    ByPerson,
+    Rejected,
+}
+
+impl BlockCode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BlockCode::ChecksFailed => "checks-failed",
+            BlockCode::AttemptsUsedUp => "attempts-used-up",
+            BlockCode::MergeConflict => "merge-conflict",
+            BlockCode::AgentMissing => "agent-missing",
+            BlockCode::NotOnboarded => "not-onboarded",
+            BlockCode::NotLoggedIn => "not-logged-in",
+            BlockCode::WorktreeFailed => "worktree-failed",
+            BlockCode::ProofFailed => "proof-failed",
+            BlockCode::ByAgent => "by-agent",
+            BlockCode::ByPerson => "by-person",
+            BlockCode::Rejected => "rejected",
+        }
+    }
+    /// Whether every session of the same backend would fail the same way, so
+    /// that no other one is started until a person has mended it.
+    pub fn parks_the_backend(self) -> bool {
+        matches!(self, BlockCode::AgentMissing | BlockCode::NotOnboarded | BlockCode::NotLoggedIn)
+    }
+}
+
+/// Why one attempt did not land; told to the next one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub attempt: u32,
+    /// One sentence.
+    pub text: String,
+    /// The checks that failed, with the end of their output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckResult>,
+}
+
+/// What one check did; the evidence of a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckResult {
+    pub command: String,
+    pub passed: bool,
+    /// What was expected and not seen; none when it passed.
+    pub why: Option<String>,
+    pub exit: Option<i32>,
+    pub duration_ms: u64,
+    /// The end of its output.
+    pub tail: String,
+    /// SHA-256 of the whole output as kept in the evidence folder.
+    pub output_sha256: String,
+    /// The evidence folder, relative to `.work/`.
+    pub evidence: String,
+}

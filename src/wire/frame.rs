@@ -1,0 +1,58 @@
+//! One JSON value a line, with a limit on the line.
+
+use std::io::{self, BufRead, Read, Write};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::model::limits::FRAME_BYTES_MAX;
+
+/// Why a line could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("the line is longer than {FRAME_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("the line is not what was expected")]
+    Malformed(#[source] serde_json::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads one line. `None`: the other side closed the connection.
+pub fn read<T: DeserializeOwned>(reader: &mut impl BufRead) -> Result<Option<T>, FrameError> {
+    let mut line = Vec::new();
+    reader.take(FRAME_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.last() != Some(&b'\n') {
+        if line.len() > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLong);
+        }
+        return Ok(None);
+    }
+    serde_json::from_slice(&line).map(Some).map_err(FrameError::Malformed)
+}
+
+/// Writes one line.
+pub fn write(writer: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    writer.write_all(&line)?;
+    writer.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_beyond_the_limit_ends_the_conversation() {
+        let long = vec![b'x'; FRAME_BYTES_MAX + 10];
+        assert!(matches!(read::<String>(&mut long.as_slice()), Err(FrameError::TooLong)));
+        assert!(matches!(read::<String>(&mut b"{}\n".as_slice()), Err(FrameError::Malformed(_))));
+        assert!(read::<String>(&mut b"".as_slice()).unwrap().is_none());
+        assert!(read::<String>(&mut b"\"cut".as_slice()).unwrap().is_none());
+        assert_eq!(read::<String>(&mut b"\"x\"\n".as_slice()).unwrap().as_deref(), Some("x"));
+    }
+}
