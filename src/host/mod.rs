@@ -2,4 +2,43 @@
 //! outlives the daemon, holds a lock for its whole life and leaves an exit
 //! record, so that liveness and exit status are facts and not guesses.
 
+pub mod attach;
+pub mod control;
+mod exec;
+mod keys;
+mod life;
+pub mod logs;
+mod output;
+mod running;
+mod screen;
+mod seats;
 pub mod spec;
+mod spool;
+mod tree;
+pub mod viewer;
+mod wait;
+mod watch;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Runs `loom host <dir>` or `loom host --exec <dir>`; `None`: `arguments` (without the program)
+/// are something else. Comes before everything else in `main`: a host has to stay small.
+pub fn main(arguments: &[OsString]) -> Option<u8> {
+    match arguments {
+        [verb, flag, dir] if verb == "host" && flag == "--exec" => Some(exec::exec(Path::new(dir))),
+        [verb, dir] if verb == "host" && !dir.as_encoded_bytes().starts_with(b"-") => Some(life::run(Path::new(dir))),
+        [verb, ..] if verb == "host" => {
+            let _ = writeln!(io::stderr(), "usage: loom host <folder> (started by Loom, not by hand)");
+            Some(2)
+        }
+        _ => None,
+    }
+}
+
+/// Starts a thread with a stack that suits a host.
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    const STACK_BYTES: usize = 128 << 10;
+    std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(work).map(drop)
+}

@@ -119,4 +119,16 @@ impl HostFolder {
     pub fn error_log(&self) -> PathBuf {
         self.dir.join("error.log")
     }
+    /// The segment before.
+    pub fn old_error_log(&self) -> PathBuf {
+        self.dir.join("error.1.log")
+    }
+    /// Complaints of the host itself.
+    pub fn complaints(&self) -> PathBuf {
+        self.dir.join("host.err")
+    }
+    /// How many milliseconds the tree may take to end, as wished by whoever ends it.
+    pub fn grace(&self) -> PathBuf {
+        self.dir.join("end.grace")
+    }
 }

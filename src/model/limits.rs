@@ -37,6 +37,35 @@ pub const GIT_TIMEOUT: Duration = Duration::from_secs(300);
 pub const START_BARRIER: Duration = Duration::from_secs(10);
 /// Between the polite and the final unix signal at the end of a session.
 pub const END_GRACE: Duration = Duration::from_secs(5);
+/// Between the two for descendants that outlived their session.
+pub const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
+/// A killed process that is still there after this long hangs in the kernel: the end is recorded without it.
+pub const KILL_GRACE: Duration = Duration::from_secs(10);
+/// What forked while it was killed is killed again this often.
+pub const KILL_AGAIN: Duration = Duration::from_millis(100);
+/// Longest wait for the last output of a child that has ended.
+pub const DRAIN_MAX: Duration = Duration::from_millis(500);
+/// How long a new host may take to hold its lock and say so.
+pub const HOST_READY: Duration = Duration::from_secs(10);
+/// How long a session has to be free of stray probers for its host to take its lock.
+pub const LOCK_WAIT: Duration = Duration::from_secs(2);
+/// Most viewers of one session at once.
+pub const VIEWERS_MAX: usize = 16;
+/// A viewer's screen is painted at most this often.
+pub const PAINT_EVERY: Duration = Duration::from_millis(16);
+/// Longest frame between a viewer and a host, in bytes.
+pub const VIEWER_FRAME_BYTES_MAX: usize = 4 << 20;
+/// Typed bytes kept for an agent that does not read.
+pub const TYPED_BYTES_MAX: usize = 64 << 10;
+/// Largest emulated screen; with `SCROLLBACK_CELLS_MAX` it bounds the memory of a host.
+pub const SCREEN_ROWS_MAX: u16 = 300;
+pub const SCREEN_COLS_MAX: u16 = 500;
+/// Cells of scrollback kept by a host.
+pub const SCROLLBACK_CELLS_MAX: usize = 64 << 10;
+/// Requests of one session that its host forwards at once.
+pub const SPOOL_FORWARDS_MAX: usize = 8;
+/// A request whose daemon was not there is tried again this often, even if no new daemon was seen.
+pub const SPOOL_RETRY: Duration = Duration::from_secs(10);
 /// How long a landed session may take to end its turn.
 pub const LANDED_GRACE: Duration = Duration::from_secs(20);
 /// The safety net: everything is looked at again this often.

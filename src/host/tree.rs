@@ -1,0 +1,78 @@
+//! A child and everything that came from it. The host is a child subreaper, so
+//! all descendants stay reachable from it, also those that forked twice and
+//! started a session of their own.
+
+use std::collections::BTreeSet;
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
+
+use crate::base::process;
+
+/// The living descendants of `root`, nearest first; without zombies.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let mut seen = BTreeSet::new();
+    let mut found = process::children(root);
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        next += 1;
+        if seen.insert(pid) {
+            found.extend(process::children(pid));
+        }
+    }
+    found.retain(|pid| seen.remove(pid) && process::stat(*pid).is_some_and(|stat| !stat.is_zombie));
+    found
+}
+
+/// The command name of `pid`, for messages.
+pub fn name(pid: u32) -> String {
+    let name = fs_err::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    crate::base::text::printable(name.trim())
+}
+
+/// Sends `signal` to exactly this process: through a pidfd, and only if it
+/// started at `start_ticks`, so that a reused pid is never hit. Gone is fine.
+pub fn signal_exactly(pid: u32, start_ticks: u64, signal: Signal) -> bool {
+    let Some(handle) = open_pidfd(pid) else { return false };
+    // The pidfd is open: from here on the pid cannot change its meaning unnoticed.
+    if process::stat(pid).is_none_or(|stat| stat.start_ticks != start_ticks) {
+        return false;
+    }
+    rustix::process::pidfd_send_signal(&handle, signal).is_ok()
+}
+
+fn open_pidfd(pid: u32) -> Option<rustix::fd::OwnedFd> {
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Sends `signal` to all of `pids`. What is stopped is woken to hear it.
+pub fn signal_all(pids: &[u32], signal: Signal) {
+    for pid in pids {
+        if let Some(stat) = process::stat(*pid) {
+            signal_exactly(*pid, stat.start_ticks, signal);
+            if signal == Signal::TERM {
+                signal_exactly(*pid, stat.start_ticks, Signal::CONT);
+            }
+        }
+    }
+}
+
+/// Reaps dead children of this process except `agent`, whose status belongs to its owner.
+pub fn reap_orphans(agent: Option<u32>) {
+    for pid in process::children(std::process::id()) {
+        if Some(pid) == agent {
+            continue;
+        }
+        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+            // An error means that somebody else reaped it, which is as good.
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+    }
+}
+
+/// Whether this process has no child at all, dead or alive. The kernel answers this exactly,
+/// while its list of children can miss one that moves while it is read.
+pub fn is_childless() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(rustix::process::waitid(WaitId::All, options), Err(rustix::io::Errno::CHILD))
+}
