@@ -14,4 +14,5 @@
 pub mod base;
 pub mod host;
 pub mod model;
+pub mod planfile;
 pub mod wire;

@@ -1,0 +1,188 @@
+//! Every field of the plan language: its shape, and what it does in this version.
+
+/// What a field does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It has its documented effect.
+    Works,
+    /// It is accepted and checked, and has no effect yet.
+    Advice,
+    /// It protects or proves, and does not work yet: refused unless told otherwise.
+    Refused,
+}
+
+/// What a field's value looks like.
+#[derive(Debug, Clone, Copy)]
+pub enum Shape {
+    Bool,
+    Int(i64, i64),
+    Text,
+    Texts,
+    OneOf(&'static [&'static str]),
+    Map(&'static [Field]),
+    Maps(&'static [Field]),
+    /// Text or a map.
+    TextOrMap(&'static [Field]),
+    /// A list of text or maps.
+    TextsOrMaps(&'static [Field]),
+    /// Seconds, or text such as `1h30m`.
+    Duration,
+    /// Read by hand.
+    Any,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    pub name: &'static str,
+    pub effect: Effect,
+    pub shape: Shape,
+}
+
+const fn works(name: &'static str, shape: Shape) -> Field {
+    Field { name, effect: Effect::Works, shape }
+}
+const fn advice(name: &'static str, shape: Shape) -> Field {
+    Field { name, effect: Effect::Advice, shape }
+}
+const fn refused(name: &'static str, shape: Shape) -> Field {
+    Field { name, effect: Effect::Refused, shape }
+}
+
+pub const BACKENDS: &[&str] = &["claude", "command"];
+pub const MODES: &[&str] = &["interactive", "headless"];
+pub const EFFORTS: &[&str] = &["low", "medium", "high", "xhigh", "max"];
+pub const LANDINGS: &[&str] = &["each", "end", "manual"];
+pub const STAGE_TYPES: &[&str] = &["standard", "knowledge", "integration-verify", "knowledge-distill", "code-review"];
+pub const PRIORITIES: &[&str] = &["p0", "p1", "p2", "p3"];
+/// Short names of models that the `claude` backend takes; full names start with `claude-`.
+pub const MODELS: &[&str] = &["default", "opus", "sonnet", "haiku", "fable", "opusplan", "best"];
+/// Fields of a stage of which at least one has to be there.
+pub const PROVING: &[&str] = &["acceptance", "truths", "truth_checks", "artifacts", "wiring", "wiring_tests"];
+
+/// The file's top level.
+pub const FILE: &[Field] = &[works("loom", Shape::Any)];
+
+/// Fields of `loom:`.
+pub const PLAN: &[Field] = &[
+    works("version", Shape::Any),
+    works("stages", Shape::Any),
+    works("agent", Shape::Any),
+    works("max_parallel", Shape::Any),
+    works("acceptance", Shape::Any),
+    works("landing", Shape::Any),
+    works("auto_merge", Shape::Any),
+    refused("sandbox", Shape::Map(SANDBOX)),
+    refused("protected", Shape::Texts),
+    refused("change_impact", Shape::Map(CHANGE_IMPACT)),
+    advice("adjudication", Shape::Any),
+    advice("plan_id", Shape::Text),
+];
+
+/// Fields of a stage.
+pub const STAGE: &[Field] = &[
+    works("id", Shape::Any),
+    works("name", Shape::Any),
+    works("description", Shape::Any),
+    works("dependencies", Shape::Any),
+    works("acceptance", Shape::Any),
+    works("truths", Shape::Any),
+    works("truth_checks", Shape::Any),
+    works("files", Shape::Any),
+    works("working_dir", Shape::Any),
+    works("stage_type", Shape::Any),
+    works("agent", Shape::Any),
+    works("model", Shape::Any),
+    works("reasoning_effort", Shape::Any),
+    works("run", Shape::Any),
+    works("timeout", Shape::Any),
+    works("max_retries", Shape::Any),
+    works("priority", Shape::Any),
+    works("hold", Shape::Any),
+    works("auto_merge", Shape::Any),
+    refused("sandbox", Shape::Map(SANDBOX)),
+    refused("artifacts", Shape::Texts),
+    refused("wiring", Shape::Maps(WIRING)),
+    refused("wiring_tests", Shape::Maps(WIRING_TEST)),
+    refused("dead_code_check", Shape::Map(DEAD_CODE)),
+    refused("before_stage", Shape::TextsOrMaps(CHECK)),
+    refused("after_stage", Shape::TextsOrMaps(CHECK)),
+    refused("bug_fix", Shape::Bool),
+    refused("regression_test", Shape::Map(REGRESSION_TEST)),
+    refused("setup", Shape::Texts),
+    refused("teardown", Shape::Texts),
+    advice("context_budget", Shape::Int(1, 100)),
+    advice("execution_mode", Shape::OneOf(&["single", "team"])),
+    advice("code_review", Shape::Map(CODE_REVIEW)),
+    advice("parallel_group", Shape::Text),
+    advice("ultracode", Shape::Bool),
+    advice("implementers", Shape::TextsOrMaps(&[])),
+    advice("subagent_timeout_secs", Shape::Int(1, 604_800)),
+];
+
+/// Fields of a check.
+pub const CHECK: &[Field] = &[
+    works("command", Shape::Text),
+    works("exit_code", Shape::Int(0, 255)),
+    works("stdout_contains", Shape::Texts),
+    works("stdout_not_contains", Shape::Texts),
+    works("stderr_contains", Shape::Texts),
+    works("stderr_empty", Shape::Bool),
+    works("timeout", Shape::Duration),
+    works("guard", Shape::Bool),
+    works("description", Shape::Text),
+];
+
+/// Fields of `agent:`.
+pub const AGENT: &[Field] =
+    &[works("backend", Shape::Any), works("model", Shape::Any), works("effort", Shape::Any), works("mode", Shape::Any)];
+
+const SANDBOX: &[Field] = &[
+    works("enabled", Shape::Bool),
+    works("auto_allow", Shape::Bool),
+    works("permission_mode", Shape::OneOf(&["auto", "accept-edits", "plan", "default"])),
+    works("excluded_commands", Shape::Texts),
+    works("filesystem", Shape::Map(SANDBOX_FILES)),
+    works("network", Shape::Map(SANDBOX_NETWORK)),
+    works("linux", Shape::Map(&[works("enable_weaker_nested", Shape::Bool)])),
+];
+const SANDBOX_FILES: &[Field] =
+    &[works("deny_read", Shape::Texts), works("deny_write", Shape::Texts), works("allow_write", Shape::Texts)];
+const SANDBOX_NETWORK: &[Field] = &[
+    works("allowed_domains", Shape::Texts),
+    works("additional_domains", Shape::Texts),
+    works("allow_local_binding", Shape::Bool),
+    works("allow_unix_sockets", Shape::Any),
+];
+const CHANGE_IMPACT: &[Field] = &[
+    works("baseline_command", Shape::Text),
+    works("compare_command", Shape::Text),
+    works("failure_patterns", Shape::Texts),
+    works("policy", Shape::OneOf(&["fail", "warn", "skip"])),
+];
+const WIRING: &[Field] =
+    &[works("source", Shape::Text), works("pattern", Shape::Text), works("description", Shape::Text)];
+const WIRING_TEST: &[Field] = &[
+    works("name", Shape::Text),
+    works("command", Shape::Text),
+    works("success_criteria", Shape::Map(SUCCESS)),
+    works("description", Shape::Text),
+];
+const SUCCESS: &[Field] = &[
+    works("exit_code", Shape::Int(0, 255)),
+    works("stdout_contains", Shape::Texts),
+    works("stdout_not_contains", Shape::Texts),
+    works("stderr_contains", Shape::Texts),
+    works("stderr_empty", Shape::Bool),
+];
+const DEAD_CODE: &[Field] =
+    &[works("command", Shape::Text), works("fail_patterns", Shape::Texts), works("ignore_patterns", Shape::Texts)];
+const REGRESSION_TEST: &[Field] = &[works("file", Shape::Text), works("must_contain", Shape::Texts)];
+const CODE_REVIEW: &[Field] = &[works("dimensions", Shape::TextsOrMaps(&[])), works("require_all", Shape::Bool)];
+
+/// Names that `--ignore-field` takes.
+pub fn ignorable() -> impl Iterator<Item = &'static str> {
+    let plan = PLAN.iter().filter(|field| field.effect == Effect::Refused);
+    // `sandbox` is in both tables.
+    let stage = STAGE.iter().filter(|field| field.effect == Effect::Refused && field.name != "sandbox");
+    plan.chain(stage).map(|field| field.name)
+}

@@ -1,0 +1,193 @@
+//! Reads plan files: Markdown around a block of YAML, in; a validated plan and
+//! every problem with its place, out.
+//!
+//! ```text
+//! source     the text, lines and columns       fields   every field and what it does
+//! markdown   title, prose, where the YAML is   reader   typed access that collects problems
+//! yaml       the YAML library, positions       checks, stage, graph   what the values mean
+//! ```
+//!
+//! Nothing here reads a file or knows a repository.
+
+mod checks;
+mod diagnostic;
+mod fields;
+mod graph;
+mod markdown;
+mod reader;
+mod source;
+mod stage;
+mod yaml;
+
+pub use diagnostic::{Diagnostic, Severity};
+pub use graph::waves;
+pub use markdown::{BEGIN_MARKER, END_MARKER};
+
+use crate::base::text;
+use crate::model::ids::PlanId;
+use crate::model::limits::{PARALLEL_DEFAULT, PARALLEL_MAX, STAGES_MAX};
+use crate::model::plan::{Landing, Plan};
+use diagnostic::{Report, quoted};
+use markdown::Document;
+use reader::{Fields, Reader};
+use source::Source;
+use stage::{AgentFields, Defaults, StageDraft};
+use yaml::{Node, Value};
+
+/// How strictly a plan is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Fields without effect that are let through: the values of `--ignore-field`.
+    pub ignored_fields: Vec<String>,
+}
+
+/// What reading a plan file gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "the diagnostics are for a person, even when there is a plan"]
+pub struct Parsed {
+    /// Present exactly when no diagnostic is an error.
+    pub plan: Option<Plan>,
+    /// In the order of the file.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Names that `--ignore-field` takes.
+pub fn ignorable_fields() -> impl Iterator<Item = &'static str> {
+    fields::ignorable()
+}
+
+/// Reads the plan in `source`. `path` names it in messages and gives the plan its id.
+pub fn read(source: &[u8], path: &str, options: &Options) -> Parsed {
+    let mut report = Report::default();
+    let source = match Source::new(path, source) {
+        Ok(source) => source,
+        Err(refused) => {
+            let end = refused.readable.text.len();
+            let draft = match refused.readable.text.is_empty() {
+                true => report.error_nowhere(refused.message),
+                false => report.error(&(end..end), refused.message),
+            };
+            draft.hint(refused.hint);
+            return Parsed { plan: None, diagnostics: report.finish(&refused.readable) };
+        }
+    };
+    let id = plan_id(path, &mut report);
+    check_ignored(options, &mut report);
+    let plan = markdown::split(&source, &mut report).and_then(|document| {
+        let root = yaml::parse(&source, &document.yaml, &mut report)?;
+        let mut reader = Reader { source: &source, options, report: &mut report };
+        reader.readable(&document.title, &document.title_span, "title");
+        reader.plan(&root, id?, document)
+    });
+    let plan = plan.filter(|_| !report.has_errors());
+    Parsed { plan, diagnostics: report.finish(&source) }
+}
+
+fn plan_id(path: &str, report: &mut Report) -> Option<PlanId> {
+    let stem = std::path::Path::new(path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    match PlanId::from_stem(stem) {
+        Ok(id) => Some(id),
+        Err(error) => {
+            let message = format!("the file's name gives the plan no id: {}", error.why);
+            report.error_nowhere(message).hint("rename the file, such as `PLAN-0001-name.md`");
+            None
+        }
+    }
+}
+
+/// A name that could not be refused anyway is a mistake worth telling.
+fn check_ignored(options: &Options, report: &mut Report) {
+    for name in &options.ignored_fields {
+        if !fields::ignorable().any(|known| known == name) {
+            let similar = report.similar(name, fields::ignorable());
+            let message = format!("`--ignore-field {}`: there is no such field to ignore", quoted(name));
+            let draft = report.error_nowhere(message);
+            match similar {
+                Some(name) => draft.did_you_mean(Some(name)),
+                None => draft.hint(format!("one of {}", text::list(fields::ignorable()))),
+            };
+        }
+    }
+}
+
+impl Reader<'_, '_> {
+    fn plan(&mut self, root: &Node<'_>, id: PlanId, document: Document) -> Option<Plan> {
+        let body = self.body(root)?;
+        let fields = self.fields(body, fields::PLAN, "the plan");
+        self.version(&fields, body);
+        let agent = fields.get("agent").map_or_else(AgentFields::default, |node| self.agent(node));
+        let auto_merge = fields.get("auto_merge").and_then(|node| self.boolean(node, "auto_merge")).unwrap_or(true);
+        let parallel = fields.get("max_parallel").and_then(|n| self.int(n, "max_parallel", 1, i64::from(PARALLEL_MAX)));
+        let acceptance = fields.get("acceptance").map_or_else(Vec::new, |node| self.checks(node, "acceptance"));
+        let landing = fields.get("landing").and_then(|node| self.one_of(node, "landing", fields::LANDINGS));
+        let drafts = self.stages(&fields, body, &Defaults { agent, auto_merge });
+        graph::check(&drafts, self.source, self.report);
+        Some(Plan {
+            id,
+            title: document.title,
+            overview: document.overview,
+            stages: drafts.into_iter().filter_map(|draft| draft.spec).collect(),
+            max_parallel: parallel.and_then(|n| u32::try_from(n).ok()).unwrap_or(PARALLEL_DEFAULT),
+            acceptance,
+            landing: match landing {
+                Some("each") => Landing::Each,
+                Some("manual") => Landing::Manual,
+                _ => Landing::End,
+            },
+        })
+    }
+
+    /// The map under `loom:`.
+    fn body<'n, 'a>(&mut self, root: &'n Node<'a>) -> Option<&'n Node<'a>> {
+        if let Value::Map(entries) = &root.value
+            && !entries.iter().any(|entry| entry.key == "loom")
+            && entries.iter().any(|entry| entry.key == "stages")
+        {
+            let head = &entries[0].key_span;
+            self.report.error(head, "the top-level field `loom` is missing").hint("indent the plan under `loom:`");
+            return None;
+        }
+        let fields = self.fields(root, fields::FILE, "the plan block");
+        let body = fields.get("loom");
+        if body.is_none() && matches!(root.value, Value::Map(_)) {
+            self.report.error(&root.span, "`loom` is missing or empty").hint("the plan block starts with `loom:`");
+        }
+        body
+    }
+
+    fn version(&mut self, fields: &Fields<'_, '_>, body: &Node<'_>) {
+        if !matches!(body.value, Value::Map(_)) {
+            return;
+        }
+        match fields.get("version") {
+            None => {
+                let at = body.span.start..body.span.start;
+                self.report.error(&at, "the plan has no `version`").hint("write `version: 1`").field("version");
+            }
+            Some(node) if matches!(node.value, Value::Int(1)) => {}
+            Some(node) => {
+                let message = format!("`version` must be 1, not {}: this Loom reads version 1 only", node.describe());
+                self.report.error(&node.span, message).hint("write `version: 1`").field("version");
+            }
+        }
+    }
+
+    fn stages(&mut self, fields: &Fields<'_, '_>, body: &Node<'_>, defaults: &Defaults) -> Vec<StageDraft> {
+        let Some(node) = fields.get("stages") else {
+            if matches!(body.value, Value::Map(_)) {
+                let at = body.span.start..body.span.start;
+                self.report.error(&at, "the plan has no `stages`").field("stages");
+            }
+            return Vec::new();
+        };
+        let items = self.items(node, "stages");
+        if items.is_empty() && matches!(node.value, Value::List(_)) {
+            self.report.error(&node.span, "the plan has no stage: `stages` is empty").field("stages");
+        }
+        if items.len() > STAGES_MAX {
+            let message = format!("{} stages; a plan may have {STAGES_MAX}", items.len());
+            self.report.error(&node.span, message).hint("split the plan").field("stages");
+        }
+        items.iter().take(STAGES_MAX).map(|item| self.stage(item, defaults)).collect()
+    }
+}

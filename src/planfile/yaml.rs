@@ -1,0 +1,333 @@
+//! The only place that knows the YAML library: text in, a tree with positions out.
+//!
+//! The tree is built from parser events, so that every problem keeps its place and
+//! one wrong field does not hide the next. Aliases are expanded within a budget;
+//! tags other than the core ones, merge keys and further documents are refused.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde_saphyr::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span as ParserSpan, Tag, options};
+
+use super::diagnostic::{Report, quoted};
+use super::source::{Source, Span};
+use crate::model::limits::PLAN_BYTES_MAX;
+
+/// Deepest nesting; a plan needs seven.
+const DEPTH_MAX: usize = 32;
+/// What all aliases together may expand to, in bytes, a node counting as `NODE_BYTES`.
+const ALIAS_BYTES_MAX: usize = PLAN_BYTES_MAX;
+const NODE_BYTES: usize = 32;
+
+/// A value and where it stands in the file.
+#[derive(Debug, Clone)]
+pub struct Node<'a> {
+    pub span: Span,
+    pub value: Value<'a>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Value<'a> {
+    Null,
+    Bool(bool),
+    Int(i64),
+    /// A number that is not a 64-bit integer, as written.
+    Number(Cow<'a, str>),
+    Text(Cow<'a, str>),
+    List(Vec<Node<'a>>),
+    Map(Vec<Entry<'a>>),
+}
+
+#[derive(Debug, Clone)]
+pub struct Entry<'a> {
+    pub key: Cow<'a, str>,
+    pub key_span: Span,
+    pub value: Node<'a>,
+}
+
+impl Node<'_> {
+    /// What the value is, for "expected …, found …".
+    pub fn describe(&self) -> String {
+        match &self.value {
+            Value::Null => "nothing".to_owned(),
+            Value::Bool(value) => format!("the boolean `{value}`"),
+            Value::Int(value) => format!("the number `{value}`"),
+            Value::Number(value) => format!("the number `{}`", quoted(value)),
+            Value::Text(value) => format!("the text `{}`", quoted(value)),
+            Value::List(_) => "a list".to_owned(),
+            Value::Map(_) => "a map".to_owned(),
+        }
+    }
+
+    pub fn is_null(&self) -> bool {
+        matches!(self.value, Value::Null)
+    }
+}
+
+/// A list or map whose end was not seen yet.
+struct Open<'a> {
+    span: Span,
+    anchor: usize,
+    weight: usize,
+    content: OpenContent<'a>,
+}
+
+enum OpenContent<'a> {
+    List(Vec<Node<'a>>),
+    Map { entries: Vec<Entry<'a>>, key: Option<(Cow<'a, str>, Span)> },
+}
+
+struct Builder<'a, 'r> {
+    /// Where the parsed part starts in the file.
+    base: usize,
+    source: &'r Source<'a>,
+    report: &'r mut Report,
+    open: Vec<Open<'a>>,
+    anchors: HashMap<usize, (Node<'a>, usize)>,
+    alias_bytes: usize,
+    root: Option<Node<'a>>,
+}
+
+/// Parses the YAML at `span`. Problems are reported; none means that there is no tree.
+pub fn parse<'a>(source: &Source<'a>, span: &Span, report: &mut Report) -> Option<Node<'a>> {
+    let text = &source.text[span.clone()];
+    let options = options! {
+        emit_comments: false,
+        disallow_directives: true,
+        block_nesting_limit: DEPTH_MAX,
+        flow_nesting_limit: DEPTH_MAX,
+    };
+    let mut builder = Builder {
+        base: span.start,
+        source,
+        report,
+        open: Vec::new(),
+        anchors: HashMap::new(),
+        alias_bytes: 0,
+        root: None,
+    };
+    for event in Parser::new_from_str_with_options(text, options) {
+        match event {
+            Ok((event, at)) => builder.event(event, &at)?,
+            Err(error) => {
+                builder.syntax_error(&error);
+                return None;
+            }
+        }
+    }
+    if builder.root.is_none() {
+        builder.report.error(&(span.start..span.start), "the plan block is empty").hint("it starts with `loom:`");
+    }
+    builder.root
+}
+
+impl<'a> Builder<'a, '_> {
+    fn event(&mut self, event: Event<'a>, at: &ParserSpan) -> Option<()> {
+        let span = self.span(at);
+        let tag_span = at.tag_span().map_or_else(|| span.clone(), |at| self.span(&at));
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let value = self.scalar(text, style, tag.as_deref(), &tag_span);
+                self.add(Node { span, value }, anchor, None)
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                self.refuse_tag(tag.as_deref(), "seq", &tag_span);
+                self.push(span, anchor, OpenContent::List(Vec::new()))
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.refuse_tag(tag.as_deref(), "map", &tag_span);
+                self.push(span, anchor, OpenContent::Map { entries: Vec::new(), key: None })
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(span.start),
+            Event::Alias(id) => self.alias(id, span),
+            Event::DocumentStart(..) if self.root.is_some() => {
+                self.report.error(&span, "the plan block holds a second YAML document").hint("remove the `---`");
+                None
+            }
+            _ => Some(()),
+        }
+    }
+
+    fn span(&self, at: &ParserSpan) -> Span {
+        let start = at.start.byte_offset().unwrap_or_default() + self.base;
+        let end = at.end.byte_offset().unwrap_or_default() + self.base;
+        start..end.max(start)
+    }
+
+    fn push(&mut self, span: Span, anchor: usize, content: OpenContent<'a>) -> Option<()> {
+        if self.open.len() >= DEPTH_MAX {
+            self.report.error(&span, format!("the YAML is nested deeper than {DEPTH_MAX} levels"));
+            return None;
+        }
+        self.open.push(Open { span, anchor, weight: NODE_BYTES, content });
+        Some(())
+    }
+
+    fn close(&mut self, end: usize) -> Option<()> {
+        let open = self.open.pop()?;
+        let span = open.span.start..end.max(open.span.end);
+        let value = match open.content {
+            OpenContent::List(items) => Value::List(items),
+            OpenContent::Map { entries, .. } => {
+                self.refuse_duplicates(&entries);
+                Value::Map(entries)
+            }
+        };
+        self.add(Node { span, value }, open.anchor, Some(open.weight))
+    }
+
+    /// Puts a finished node where it belongs. A scalar's weight is its own length.
+    fn add(&mut self, node: Node<'a>, anchor: usize, weight: Option<usize>) -> Option<()> {
+        let weight = weight.unwrap_or_else(|| match &node.value {
+            Value::Text(text) | Value::Number(text) => NODE_BYTES + text.len(),
+            _ => NODE_BYTES,
+        });
+        if anchor != 0 {
+            self.spend(weight, &node.span)?;
+            self.anchors.insert(anchor, (node.clone(), weight));
+        }
+        self.attach(node, weight)
+    }
+
+    fn attach(&mut self, node: Node<'a>, weight: usize) -> Option<()> {
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(node);
+            return Some(());
+        };
+        open.weight += weight;
+        match &mut open.content {
+            OpenContent::List(items) => items.push(node),
+            OpenContent::Map { entries, key } => match key.take() {
+                Some((key, key_span)) => entries.push(Entry { key, key_span, value: node }),
+                None => match self.key(&node) {
+                    Some(text) => {
+                        if let Some(Open { content: OpenContent::Map { key, .. }, .. }) = self.open.last_mut() {
+                            *key = Some((text, node.span));
+                        }
+                    }
+                    None => {
+                        let message = format!("expected a field name, found {}", node.describe());
+                        self.report.error(&node.span, message);
+                        return None;
+                    }
+                },
+            },
+        }
+        Some(())
+    }
+
+    fn key(&self, node: &Node<'a>) -> Option<Cow<'a, str>> {
+        match &node.value {
+            Value::Text(text) | Value::Number(text) => Some(text.clone()),
+            Value::Null | Value::List(_) | Value::Map(_) => None,
+            Value::Bool(_) | Value::Int(_) => self.source.text.get(node.span.clone()).map(Cow::Borrowed),
+        }
+    }
+
+    fn alias(&mut self, id: usize, span: Span) -> Option<()> {
+        let Some((_, weight)) = self.anchors.get(&id) else {
+            self.report.error(&span, "the alias refers to the value it is part of");
+            return None;
+        };
+        let weight = *weight;
+        self.spend(weight, &span)?;
+        let value = self.anchors.get(&id).map(|(node, _)| node.value.clone())?;
+        self.attach(Node { span, value }, weight)
+    }
+
+    /// Counts what anchors and aliases copy, before it is copied.
+    fn spend(&mut self, weight: usize, span: &Span) -> Option<()> {
+        self.alias_bytes += weight;
+        if self.alias_bytes > ALIAS_BYTES_MAX {
+            let message = format!("the aliases of this plan expand to more than {ALIAS_BYTES_MAX} bytes");
+            self.report.error(span, message).hint("write the values out, or use fewer aliases");
+            return None;
+        }
+        Some(())
+    }
+
+    fn scalar(&mut self, text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>, span: &Span) -> Value<'a> {
+        let is_text = tag.is_some_and(|tag| tag.core_suffix() == Some("str"));
+        if is_text || style != ScalarStyle::Plain {
+            self.refuse_tag(tag, "str", span);
+            return Value::Text(text);
+        }
+        self.refuse_tag(tag, "str", span);
+        resolve(text)
+    }
+
+    fn refuse_tag(&mut self, tag: Option<&Tag>, fine: &str, span: &Span) {
+        if let Some(tag) = tag.filter(|tag| tag.core_suffix() != Some(fine)) {
+            let message = format!("the tag `{}{}` has no meaning here", tag.original_handle(), quoted(tag.suffix()));
+            self.report.error(span, message).hint("remove the tag; put text in quotes");
+        }
+    }
+
+    fn refuse_duplicates(&mut self, entries: &[Entry<'a>]) {
+        let mut order: Vec<&Entry<'a>> = entries.iter().collect();
+        order.sort_by_key(|entry| (&entry.key, entry.key_span.start));
+        for pair in order.windows(2).filter(|pair| pair[0].key == pair[1].key) {
+            let (line, _) = self.source.position(pair[0].key_span.start);
+            let message = format!("the field `{}` is given twice", quoted(&pair[1].key));
+            self.report.error(&pair[1].key_span, message).hint(format!("the other one is on line {line}"));
+        }
+    }
+
+    fn syntax_error(&mut self, error: &ScanError) {
+        let at = self.base + error.marker().byte_offset().unwrap_or_default();
+        let (message, hint) = explain(error);
+        let draft = self.report.error(&(at..at), format!("not valid YAML: {message}"));
+        if let Some(hint) = hint {
+            draft.hint(hint);
+        }
+    }
+}
+
+/// The library's errors in the words of this project, with what to do.
+fn explain(error: &ScanError) -> (String, Option<&'static str>) {
+    const INDENTATION: &str = "look at the indentation here and on the lines above, and quote text that contains `: `";
+    let (message, hint) = match error.kind() {
+        ErrorKind::TabNotAllowed | ErrorKind::TabInBlockIndentation => {
+            ("a tab cannot indent", "use spaces for indentation")
+        }
+        ErrorKind::UnknownAnchor => ("this alias has no anchor", "quote text that starts with `*`"),
+        ErrorKind::ExpectedBlockMappingKey => ("a field name was expected here", INDENTATION),
+        ErrorKind::ExpectedBlockSequenceEntry => ("a list item was expected here", INDENTATION),
+        ErrorKind::InvalidIndentation => ("the indentation fits nothing above", INDENTATION),
+        ErrorKind::SimpleKeyExpected => ("a `:` was expected after the field name", INDENTATION),
+        ErrorKind::MappingValueNotAllowed => ("a second `:` in one line", "quote text that contains `: `"),
+        ErrorKind::InvalidQuotedScalarIndent => {
+            ("the quoted text goes on at the wrong indentation", "close the quotes, or indent the following lines")
+        }
+        ErrorKind::DirectiveDisallowed => ("`%` starts a directive", "quote text that starts with `%`"),
+        ErrorKind::ExpectedFlowMappingSeparator => ("expected `,` or `}`", "close the map, or quote the text in it"),
+        ErrorKind::ExpectedFlowSequenceSeparator => ("expected `,` or `]`", "close the list, or quote the text in it"),
+        _ => return (error.info(), None),
+    };
+    (message.to_owned(), Some(hint))
+}
+
+/// The type of a plain scalar by the core schema of YAML 1.2.
+fn resolve(text: Cow<'_, str>) -> Value<'_> {
+    match text.as_ref() {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" => return Value::Bool(true),
+        "false" | "False" | "FALSE" => return Value::Bool(false),
+        ".inf" | "+.inf" | "-.inf" | ".nan" => return Value::Number(text),
+        _ => {}
+    }
+    let digits = text.trim_start_matches(['-', '+']);
+    if text.len() - digits.len() > 1 || !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        return Value::Text(text);
+    }
+    let number = match (digits.strip_prefix("0x"), digits.strip_prefix("0o")) {
+        (Some(hex), _) => i64::from_str_radix(hex, 16).ok(),
+        (_, Some(octal)) => i64::from_str_radix(octal, 8).ok(),
+        _ => text.parse().ok(),
+    };
+    match number {
+        Some(number) => Value::Int(number),
+        None if text.parse::<f64>().is_ok() => Value::Number(text),
+        None => Value::Text(text),
+    }
+}
