@@ -17,6 +17,8 @@ mod markdown;
 mod reader;
 mod source;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod yaml;
 
 pub use diagnostic::{Diagnostic, Severity};

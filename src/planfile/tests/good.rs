@@ -1,0 +1,240 @@
+//! Plans that are fine.
+
+use super::*;
+use crate::model::ids::StageId;
+use crate::model::plan::{Agent, AgentMode, Priority, StageType};
+
+fn ids(wave: &[StageId]) -> Vec<&str> {
+    wave.iter().map(StageId::as_str).collect()
+}
+
+const SMALL: &str = "version: 1\nstages:\n  - {id: a, name: A, acceptance: [make]}\n";
+
+#[test]
+fn the_smallest_plan_has_every_default() {
+    let plan = plan(&file(SMALL));
+    insta::assert_snapshot!(serde_json::to_string_pretty(&plan).unwrap(), @r##"
+    {
+      "id": "plan-0001-test",
+      "title": "Title",
+      "overview": "# Title",
+      "stages": [
+        {
+          "id": "a",
+          "name": "A",
+          "description": "",
+          "dependencies": [],
+          "checks": [
+            {
+              "command": "make",
+              "exit_code": 0,
+              "stderr_empty": false,
+              "timeout_secs": null,
+              "guard": false,
+              "description": null
+            }
+          ],
+          "files": [],
+          "working_dir": ".",
+          "stage_type": "standard",
+          "agent": {
+            "backend": "claude",
+            "mode": "interactive",
+            "model": null,
+            "effort": null
+          },
+          "max_retries": 3,
+          "priority": "p2",
+          "hold": false,
+          "timeout_secs": null,
+          "auto_merge": true
+        }
+      ],
+      "max_parallel": 4,
+      "acceptance": [],
+      "landing": "end"
+    }
+    "##);
+}
+
+#[test]
+fn the_example_of_the_contract_is_a_plan() {
+    let plan = plan(concat!(
+        "# PLAN-0001: Feature name\n\nWhy, what, how …\n\n<!-- loom METADATA -->\n```yaml\nloom:\n  version: 1\n",
+        "  stages:\n    - id: api\n      name: \"Add the endpoint\"\n      description: |\n",
+        "        What this stage accomplishes, in as many words as it needs.\n      dependencies: []\n",
+        "      acceptance:\n        - \"cargo test\"\n      files: [\"src/**/*.rs\"]\n    - id: docs\n",
+        "      name: \"Document it\"\n      description: \"…\"\n      dependencies: [\"api\"]\n",
+        "      acceptance: [\"test -s doc/api.md\"]\n```\n<!-- END loom METADATA -->\n",
+    ));
+    assert_eq!(plan.title, "PLAN-0001: Feature name");
+    assert_eq!(plan.overview, "# PLAN-0001: Feature name\n\nWhy, what, how …");
+    assert_eq!(plan.stages[0].description, "What this stage accomplishes, in as many words as it needs.\n");
+    assert_eq!(waves(&plan).iter().map(|wave| ids(wave)).collect::<Vec<_>>(), [["api"], ["docs"]]);
+}
+
+#[test]
+fn the_example_of_the_documentation_is_a_plan() {
+    let page = include_str!("../../../doc/plan-format.md");
+    let (_, rest) = page.split_once("````markdown\n").expect("the page has an example");
+    let (example, _) = rest.split_once("````\n").expect("the example ends");
+    let plan = plan(example);
+    assert_eq!(plan.stages.len(), 4);
+    assert_eq!(waves(&plan).len(), 3);
+}
+
+#[test]
+fn the_documentation_names_every_field() {
+    let page = include_str!("../../../doc/plan-format.md");
+    for table in [fields::PLAN, fields::STAGE, fields::CHECK, fields::AGENT] {
+        for field in table {
+            assert!(page.contains(&format!("`{}`", field.name)), "doc/plan-format.md does not name `{}`", field.name);
+        }
+    }
+}
+
+#[test]
+fn every_field_that_works_reaches_the_plan() {
+    let plan = plan(&file(
+        "version: 1\nagent: {model: opus, effort: low, mode: headless}\nmax_parallel: 7\nlanding: each\nauto_merge: false
+acceptance: [make all]
+stages:
+  - id: a
+    name: A
+    acceptance: [{command: make, exit_code: 2, stdout_contains: [x], stdout_not_contains: [y], stderr_contains: [z],
+      timeout: 1h30m, guard: true, description: why}]
+    truths: [make truth]
+    truth_checks: [{command: make check, stderr_empty: true, timeout: 90}]
+    files: ['src/**']
+    working_dir: ./crates//api/
+    stage_type: integration-verify
+    agent: {backend: claude, effort: max}
+    model: 'sonnet[1m]'
+    reasoning_effort: xhigh
+    timeout: 10m
+    max_retries: 0
+    priority: p0
+    hold: true
+    auto_merge: true
+  - {id: b, name: B, acceptance: [make], run: make b}
+  - {id: c, name: C, acceptance: [make], agent: claude}
+",
+    ));
+    assert_eq!((plan.max_parallel, plan.acceptance.len(), plan.landing), (7, 1, Landing::Each));
+    let [a, b, c] = plan.stages.as_slice() else { panic!("three stages") };
+    assert_eq!(a.checks.len(), 3);
+    let first = &a.checks[0];
+    assert_eq!((first.exit_code, first.timeout_secs, first.guard), (2, Some(5400), true));
+    assert_eq!((first.stdout_contains[0].as_str(), first.description.as_deref()), ("x", Some("why")));
+    assert!(a.checks[2].stderr_empty && a.checks[2].timeout_secs == Some(90));
+    assert_eq!((a.working_dir.as_str(), a.stage_type), ("crates/api", StageType::IntegrationVerify));
+    assert_eq!((a.timeout_secs, a.max_retries, a.priority), (Some(600), 0, Priority::P0));
+    assert_eq!((a.hold, a.auto_merge, b.auto_merge), (true, true, false));
+    let claude = |model: &str, effort: &str| Agent::Claude {
+        mode: AgentMode::Headless,
+        model: Some(model.to_owned()),
+        effort: Some(effort.to_owned()),
+    };
+    assert_eq!(a.agent, claude("sonnet[1m]", "xhigh"));
+    assert_eq!(b.agent, Agent::Command { run: "make b".to_owned() });
+    assert_eq!(c.agent, claude("opus", "low"));
+}
+
+#[test]
+fn examples_in_other_fences_are_prose() {
+    let example = file(SMALL).replace("id: a", "id: example");
+    let source = format!("Intro\n\n~~~~markdown\n{example}~~~~\n\n{}\n````markdown\n{example}````\n", file(SMALL));
+    let plan = plan(&source);
+    assert_eq!((plan.title.as_str(), plan.stages[0].id.as_str()), ("Title", "a"));
+    assert_eq!(plan.overview.matches("example").count(), 2);
+    assert!(!plan.overview.contains("id: a"), "{}", plan.overview);
+}
+
+#[test]
+fn a_fence_in_a_block_scalar_does_not_end_the_block() {
+    let fenced = "version: 1\nacceptance:\n- |\n ```\n make\n ```\n";
+    let described = format!(
+        "{fenced}stages:\n- id: a\n  name: A\n  acceptance: [make]\n  description: |\n    ```yaml\n    x\n    ```\n"
+    );
+    // The fence of the first scalar stands where Markdown alone would take it for the end.
+    let indented: String = described.lines().map(|line| format!(" {line}\n")).collect();
+    for (open, close) in [("```yaml", "```"), ("````yaml", "````"), ("~~~ yml", "~~~~"), ("  ```yaml", "```")] {
+        let plan = plan(&format!("# T\n{BEGIN_MARKER}\n{open}\nloom:\n{indented}{close}\n{END_MARKER}\n"));
+        assert_eq!(plan.stages[0].description, "```yaml\nx\n```\n");
+        assert_eq!(plan.acceptance[0].command, "```\nmake\n```\n");
+    }
+}
+
+#[test]
+fn a_whole_block_may_be_indented_and_loosely_marked() {
+    let block: String = file(SMALL).lines().skip(1).map(|line| format!("   {line}\n")).collect();
+    let loose = block.replace(BEGIN_MARKER, "<!--LOOM  Metadata-->").replace("```yaml", "```yaml title=plan");
+    assert_eq!(plan(&format!("Title\n=====\n\nprose\n{loose}")).overview, "Title\n=====\n\nprose");
+}
+
+#[test]
+fn windows_files_read_the_same() {
+    let unix = plan(&file(SMALL));
+    let windows = file(SMALL).replace('\n', "\r\n");
+    assert_eq!(plan(&format!("\u{feff}{windows}")), unix);
+    assert_eq!(plan(&windows), unix);
+}
+
+#[test]
+fn aliases_are_written_out() {
+    let plan = plan(&file(
+        "version: 1\nstages:\n  - {id: a, name: A, acceptance: &checks [make, &t make test]}
+  - {id: b, name: B, acceptance: *checks, truths: [*t]}\n",
+    ));
+    assert_eq!(plan.stages[1].checks.len(), 3);
+}
+
+#[test]
+fn values_that_ask_for_nothing_are_no_problem() {
+    plan(&file(
+        "version: 1\nsandbox: {}\nprotected: []\nstages:\n  - id: a\n    name: A\n    acceptance: [make]
+    artifacts: []\n    bug_fix: false\n    setup:\n    dependencies:\n",
+    ));
+}
+
+#[test]
+fn waves_keep_the_order_of_the_file() {
+    let body = "version: 1\nstages:
+  - {id: z, name: n, acceptance: [make], dependencies: [a, b]}
+  - {id: b, name: n, acceptance: [make]}
+  - {id: a, name: n, acceptance: [make]}
+  - {id: y, name: n, acceptance: [make], dependencies: [b]}
+  - {id: x, name: n, acceptance: [make], dependencies: [z]}\n";
+    let plan = plan(&file(body));
+    let waves = waves(&plan);
+    let waves: Vec<Vec<&str>> = waves.iter().map(|wave| ids(wave)).collect();
+    assert_eq!(waves, [vec!["b", "a"], vec!["z", "y"], vec!["x"]]);
+}
+
+/// The stages of a large plan, each of which waits for up to eight before it.
+fn large() -> String {
+    let mut body = "version: 1\nstages:\n".to_owned();
+    for n in 0..2000 {
+        let before: Vec<String> =
+            (1..=8).filter(|back| back * 10 <= n).map(|back| format!("s{}", n - back * 10)).collect();
+        body.push_str(&format!("  - id: s{n}\n    name: \"Stage {n}\"\n    description: |\n      Some words.\n"));
+        body.push_str(&format!("    dependencies: [{}]\n    acceptance: [\"cargo test s{n}\"]\n", before.join(", ")));
+        body.push_str(&format!("    files: [\"src/s{n}/**/*.rs\"]\n"));
+    }
+    file(&body)
+}
+
+#[test]
+fn a_large_plan_is_read_at_once() {
+    let source = large();
+    let started = std::time::Instant::now();
+    let parsed = read(source.as_bytes(), "plan.md", &Options::default());
+    let took = started.elapsed();
+    let plan = parsed.plan.expect("warnings only");
+    assert_eq!((plan.stages.len(), waves(&plan).len()), (2000, 200));
+    // Far above what an optimised build needs; a quadratic step would show even here.
+    assert!(took.as_millis() < 2000, "{took:?}");
+    if std::env::var_os("LOOM_TIME").is_some() {
+        fs_err::write("/dev/stderr", format!("{} bytes in {took:?}\n", source.len())).expect("stderr");
+    }
+}
