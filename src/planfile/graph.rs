@@ -16,7 +16,7 @@ const CYCLE_SHOWN_MAX: usize = 20;
 type Edge = (usize, Span);
 
 /// Checks ids and dependencies of all stages.
-pub fn check(stages: &[StageDraft], source: &Source<'_>, report: &mut Report) {
+pub fn check(stages: &[StageDraft<'_>], source: &Source<'_>, report: &mut Report) {
     let numbers = number(stages, source, report);
     let edges = resolve(stages, &numbers, report);
     let order = order(&edges);
@@ -31,15 +31,17 @@ pub fn check(stages: &[StageDraft], source: &Source<'_>, report: &mut Report) {
 /// Stages by id; a repeated id is reported, and the first one keeps it.
 fn number<'s>(stages: &'s [StageDraft], source: &Source<'_>, report: &mut Report) -> HashMap<&'s str, usize> {
     let mut numbers: HashMap<&str, usize> = HashMap::with_capacity(stages.len());
-    let mut folded: HashMap<String, usize> = HashMap::with_capacity(stages.len());
+    // Only upper case makes two different ids meet in one file system.
+    let has_upper = stages.iter().any(|stage| stage.id.bytes().any(|byte| byte.is_ascii_uppercase()));
+    let mut folded: HashMap<String, usize> = HashMap::new();
     for (at, stage) in stages.iter().enumerate().filter(|(_, stage)| !stage.id.is_empty()) {
-        let first = *folded.entry(stage.id.to_lowercase()).or_insert(at);
-        numbers.entry(&stage.id).or_insert(at);
+        let same = *numbers.entry(stage.id).or_insert(at);
+        let first = if has_upper { *folded.entry(stage.id.to_ascii_lowercase()).or_insert(at) } else { same };
         if first == at {
             continue;
         }
         let (line, _) = source.position(stages[first].id_span.start);
-        let (id, other) = (quoted(&stage.id), quoted(&stages[first].id));
+        let (id, other) = (quoted(stage.id), quoted(stages[first].id));
         let message = match id == other {
             true => format!("the id `{id}` is taken by the stage on line {line}"),
             false => format!("the id `{id}` differs only in case from `{other}` on line {line}"),
@@ -50,19 +52,21 @@ fn number<'s>(stages: &'s [StageDraft], source: &Source<'_>, report: &mut Report
 }
 
 /// The edges by number. What is unknown, or the stage itself, is reported and left out.
-fn resolve(stages: &[StageDraft], numbers: &HashMap<&str, usize>, report: &mut Report) -> Vec<Vec<Edge>> {
+fn resolve(stages: &[StageDraft<'_>], numbers: &HashMap<&str, usize>, report: &mut Report) -> Vec<Vec<Edge>> {
     let mut all = Vec::with_capacity(stages.len());
     for (at, stage) in stages.iter().enumerate() {
-        report.stage = Some(&stage.id).filter(|id| !id.is_empty()).map(|id| quoted(id));
+        let named = || Some(stage.id).filter(|id| !id.is_empty()).map(quoted);
         let mut edges = Vec::with_capacity(stage.dependencies.len());
         for (id, span) in &stage.dependencies {
-            match numbers.get(id.as_str()) {
+            match numbers.get(id) {
                 Some(on) if *on == at || *id == stage.id => {
+                    report.stage = named();
                     report.error(span, "the stage depends on itself").field("dependencies");
                 }
                 Some(on) => edges.push((*on, span.clone())),
                 None => {
-                    let known = stages.iter().map(|other| other.id.as_str());
+                    report.stage = named();
+                    let known = stages.iter().map(|other| other.id);
                     let similar = report.similar(id, known.filter(|other| !other.is_empty() && *other != stage.id));
                     let message = format!("unknown dependency `{}`", quoted(id));
                     report.error(span, message).did_you_mean(similar).field("dependencies");
@@ -97,7 +101,7 @@ fn order(edges: &[Vec<Edge>]) -> Vec<usize> {
 }
 
 /// One error for each cycle found; a stage is named in one of them only.
-fn report_cycles(stages: &[StageDraft], edges: &[Vec<Edge>], order: &[usize], report: &mut Report) {
+fn report_cycles(stages: &[StageDraft<'_>], edges: &[Vec<Edge>], order: &[usize], report: &mut Report) {
     let mut done = vec![false; edges.len()];
     for at in order {
         done[*at] = true;
@@ -129,18 +133,18 @@ fn report_cycles(stages: &[StageDraft], edges: &[Vec<Edge>], order: &[usize], re
     }
 }
 
-fn report_cycle(stages: &[StageDraft], edges: &[Vec<Edge>], cycle: &[usize], report: &mut Report) {
+fn report_cycle(stages: &[StageDraft<'_>], edges: &[Vec<Edge>], cycle: &[usize], report: &mut Report) {
     // It starts at the stage that comes first in the file.
     let first = (0..cycle.len()).min_by_key(|at| cycle[*at]).unwrap_or_default();
     let turned: Vec<usize> = cycle[first..].iter().chain(&cycle[..first]).copied().collect();
-    let mut names: Vec<String> = turned.iter().take(CYCLE_SHOWN_MAX).map(|at| quoted(&stages[*at].id)).collect();
+    let mut names: Vec<String> = turned.iter().take(CYCLE_SHOWN_MAX).map(|at| quoted(stages[*at].id)).collect();
     if turned.len() > CYCLE_SHOWN_MAX {
         names.push(format!("… ({} more)", turned.len() - CYCLE_SHOWN_MAX));
     }
-    names.extend(turned.first().map(|at| quoted(&stages[*at].id)));
+    names.extend(turned.first().map(|at| quoted(stages[*at].id)));
     let next = turned.get(1).copied().unwrap_or_default();
     let span = edges[turned[0]].iter().find(|(on, _)| *on == next).map(|(_, span)| span);
-    report.stage = Some(quoted(&stages[turned[0]].id));
+    report.stage = Some(quoted(stages[turned[0]].id));
     report
         .error(
             span.unwrap_or(&stages[turned[0]].id_span),
@@ -151,7 +155,7 @@ fn report_cycle(stages: &[StageDraft], edges: &[Vec<Edge>], cycle: &[usize], rep
 }
 
 /// Warns of dependencies that another dependency already has, directly or not.
-fn report_implied(stages: &[StageDraft], edges: &[Vec<Edge>], order: &[usize], report: &mut Report) {
+fn report_implied(stages: &[StageDraft<'_>], edges: &[Vec<Edge>], order: &[usize], report: &mut Report) {
     let words = edges.len().div_ceil(64);
     // A row of bits for each stage: everything before it.
     let mut before: Vec<u64> = vec![0; words * edges.len()];
@@ -174,9 +178,9 @@ fn report_implied(stages: &[StageDraft], edges: &[Vec<Edge>], order: &[usize], r
         before[at * words..(at + 1) * words].copy_from_slice(&row);
     }
     for (at, on, through, span) in implied {
-        report.stage = Some(quoted(&stages[at].id));
+        report.stage = Some(quoted(stages[at].id));
         let message =
-            format!("the dependency `{}` is implied by `{}`", quoted(&stages[on].id), quoted(&stages[through].id));
+            format!("the dependency `{}` is implied by `{}`", quoted(stages[on].id), quoted(stages[through].id));
         report.warning(span, message).hint("remove it").field("dependencies");
     }
 }

@@ -174,7 +174,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn stages(&mut self, fields: &Fields<'_, '_>, body: &Node<'_>, defaults: &Defaults) -> Vec<StageDraft> {
+    fn stages<'n>(&mut self, fields: &Fields<'n, '_>, body: &Node<'_>, defaults: &Defaults) -> Vec<StageDraft<'n>> {
         let Some(node) = fields.get("stages") else {
             if matches!(body.value, Value::Map(_)) {
                 let at = body.span.start..body.span.start;

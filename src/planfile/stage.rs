@@ -12,11 +12,11 @@ use crate::model::plan::{Agent, AgentMode, BackendKind, Check, Priority, StageSp
 
 /// A stage that was read, perhaps with errors. The graph is checked on drafts, so
 /// that a wrong field does not make every dependency on its stage unknown.
-pub struct StageDraft {
+pub struct StageDraft<'n> {
     /// As written; empty when it is missing.
-    pub id: String,
+    pub id: &'n str,
     pub id_span: Span,
-    pub dependencies: Vec<(String, Span)>,
+    pub dependencies: Vec<(&'n str, Span)>,
     /// None when the stage cannot be represented; there is an error then.
     pub spec: Option<StageSpec>,
 }
@@ -37,7 +37,7 @@ pub struct Defaults {
 }
 
 impl Reader<'_, '_> {
-    pub fn stage(&mut self, node: &Node<'_>, defaults: &Defaults) -> StageDraft {
+    pub fn stage<'n>(&mut self, node: &'n Node<'_>, defaults: &Defaults) -> StageDraft<'n> {
         let fields = self.stage_fields(node);
         let (id, id_text, id_span) = self.stage_id(&fields, node);
         let name = self.stage_name(&fields, &id_span);
@@ -61,7 +61,7 @@ impl Reader<'_, '_> {
             id,
             name,
             description: description.unwrap_or_default(),
-            dependencies: dependencies.iter().filter_map(|(id, _)| StageId::new(id.as_str()).ok()).collect(),
+            dependencies: dependencies.iter().filter_map(|(id, _)| StageId::new(*id).ok()).collect(),
             checks,
             files,
             working_dir,
@@ -89,18 +89,18 @@ impl Reader<'_, '_> {
         self.fields(node, fields::STAGE, A_STAGE)
     }
 
-    fn stage_id(&mut self, fields: &Fields<'_, '_>, node: &Node<'_>) -> (Option<StageId>, String, Span) {
+    fn stage_id<'n>(&mut self, fields: &Fields<'n, '_>, node: &Node<'_>) -> (Option<StageId>, &'n str, Span) {
         let Some(entry) = fields.get("id") else {
             let head = node.span.start..node.span.start;
             if matches!(node.value, Value::Map(_)) {
                 self.report.error(&head, "the stage has no `id`").field("id");
             }
-            return (None, String::new(), head);
+            return (None, "", head);
         };
         let span = entry.span.clone();
-        let Some(text) = self.text(entry, "id") else { return (None, String::new(), span) };
+        let Some(text) = self.text(entry, "id") else { return (None, "", span) };
         if !self.visible(text, &span, "id") {
-            return (None, text.to_owned(), span);
+            return (None, text, span);
         }
         if text.starts_with('_') {
             let message = format!("the id `{}` starts with `_`, which Loom keeps for its own branches", quoted(text));
@@ -109,7 +109,7 @@ impl Reader<'_, '_> {
                 .error(&span, message)
                 .did_you_mean(Some(plain.as_str()).filter(|id| !id.is_empty()))
                 .field("id");
-            return (None, text.to_owned(), span);
+            return (None, text, span);
         }
         match StageId::new(text) {
             Ok(id) => {
@@ -118,13 +118,13 @@ impl Reader<'_, '_> {
                     let hint = format!("write `{}`; upper case is accepted for old plans", text.to_lowercase());
                     self.report.warning(&span, message).hint(hint).field("id");
                 }
-                (Some(id), text.to_owned(), span)
+                (Some(id), text, span)
             }
             Err(error) => {
                 let message = format!("`{}` is not a stage id: {}", quoted(text), error.why);
                 let draft = self.report.error(&span, message);
                 draft.field("id").did_you_mean(slug(text).as_deref());
-                (None, text.to_owned(), span)
+                (None, text, span)
             }
         }
     }
@@ -150,7 +150,7 @@ impl Reader<'_, '_> {
         name.to_owned()
     }
 
-    fn dependencies(&mut self, fields: &Fields<'_, '_>) -> Vec<(String, Span)> {
+    fn dependencies<'n>(&mut self, fields: &Fields<'n, '_>) -> Vec<(&'n str, Span)> {
         let Some(node) = fields.get("dependencies") else { return Vec::new() };
         let all = self.texts(node, "dependencies");
         if all.len() > DEPENDENCIES_MAX {
@@ -158,13 +158,13 @@ impl Reader<'_, '_> {
             let hint = "put a stage in between that gathers some of them";
             self.report.error(&node.span, message).hint(hint).field("dependencies");
         }
-        let mut dependencies: Vec<(String, Span)> = Vec::new();
+        let mut dependencies: Vec<(&str, Span)> = Vec::with_capacity(all.len());
         for (id, span) in all.into_iter().take(DEPENDENCIES_MAX) {
-            if dependencies.iter().any(|(known, _)| known == id) {
+            if dependencies.iter().any(|(known, _)| *known == id) {
                 let message = format!("the dependency `{}` is given twice", quoted(id));
                 self.report.warning(span, message).field("dependencies");
             } else if self.visible(id, span, "dependencies") {
-                dependencies.push((id.to_owned(), span.clone()));
+                dependencies.push((id, span.clone()));
             }
         }
         dependencies

@@ -18,6 +18,8 @@ const DEPTH_MAX: usize = 32;
 /// What all aliases together may expand to, in bytes, a node counting as `NODE_BYTES`.
 const ALIAS_BYTES_MAX: usize = PLAN_BYTES_MAX;
 const NODE_BYTES: usize = 32;
+/// Up to this many keys are compared with each other, without a table.
+const FEW_KEYS: usize = 24;
 
 /// A value and where it stands in the file.
 #[derive(Debug, Clone)]
@@ -136,7 +138,7 @@ impl<'a> Builder<'a, '_> {
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), "map", &tag_span);
-                self.push(span, anchor, OpenContent::Map { entries: Vec::new(), key: None })
+                self.push(span, anchor, OpenContent::Map { entries: Vec::with_capacity(8), key: None })
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span.start),
             Event::Alias(id) => self.alias(id, span),
@@ -264,13 +266,29 @@ impl<'a> Builder<'a, '_> {
     }
 
     fn refuse_duplicates(&mut self, entries: &[Entry<'a>]) {
-        let mut order: Vec<&Entry<'a>> = entries.iter().collect();
-        order.sort_by_key(|entry| (&entry.key, entry.key_span.start));
-        for pair in order.windows(2).filter(|pair| pair[0].key == pair[1].key) {
-            let (line, _) = self.source.position(pair[0].key_span.start);
-            let message = format!("the field `{}` is given twice", quoted(&pair[1].key));
-            self.report.error(&pair[1].key_span, message).hint(format!("the other one is on line {line}"));
+        if entries.len() <= FEW_KEYS {
+            for (at, entry) in entries.iter().enumerate() {
+                if let Some(first) = entries[..at].iter().find(|first| first.key == entry.key) {
+                    self.duplicate(first, entry);
+                }
+            }
+            return;
         }
+        let mut firsts: HashMap<&str, &Entry<'a>> = HashMap::with_capacity(entries.len());
+        for entry in entries {
+            match firsts.get(entry.key.as_ref()).copied() {
+                Some(first) => self.duplicate(first, entry),
+                None => {
+                    firsts.insert(&entry.key, entry);
+                }
+            }
+        }
+    }
+
+    fn duplicate(&mut self, first: &Entry<'a>, again: &Entry<'a>) {
+        let (line, _) = self.source.position(first.key_span.start);
+        let message = format!("the field `{}` is given twice", quoted(&again.key));
+        self.report.error(&again.key_span, message).hint(format!("the other one is on line {line}"));
     }
 
     fn syntax_error(&mut self, error: &ScanError) {

@@ -211,12 +211,13 @@ fn waves_keep_the_order_of_the_file() {
     assert_eq!(waves, [vec!["b", "a"], vec!["z", "y"], vec!["x"]]);
 }
 
-/// The stages of a large plan, each of which waits for up to eight before it.
+/// Two hundred layers of ten stages; each waits for five of the layer before.
 fn large() -> String {
     let mut body = "version: 1\nstages:\n".to_owned();
     for n in 0..2000 {
+        let layer = n / 10 * 10;
         let before: Vec<String> =
-            (1..=8).filter(|back| back * 10 <= n).map(|back| format!("s{}", n - back * 10)).collect();
+            (0..5).filter(|_| layer > 0).map(|k| format!("s{}", layer - 10 + (n + k * 2) % 10)).collect();
         body.push_str(&format!("  - id: s{n}\n    name: \"Stage {n}\"\n    description: |\n      Some words.\n"));
         body.push_str(&format!("    dependencies: [{}]\n    acceptance: [\"cargo test s{n}\"]\n", before.join(", ")));
         body.push_str(&format!("    files: [\"src/s{n}/**/*.rs\"]\n"));
@@ -224,17 +225,23 @@ fn large() -> String {
     file(&body)
 }
 
+/// `LOOM_TIME=1` with an optimised build prints how long it takes.
 #[test]
 fn a_large_plan_is_read_at_once() {
     let source = large();
-    let started = std::time::Instant::now();
-    let parsed = read(source.as_bytes(), "plan.md", &Options::default());
-    let took = started.elapsed();
-    let plan = parsed.plan.expect("warnings only");
+    let timed = || {
+        let started = std::time::Instant::now();
+        let parsed = read(source.as_bytes(), "plan.md", &Options::default());
+        (started.elapsed(), parsed)
+    };
+    let (took, parsed) = timed();
+    assert_eq!(render(&parsed), "");
+    let plan = parsed.plan.expect("a plan without problems");
     assert_eq!((plan.stages.len(), waves(&plan).len()), (2000, 200));
     // Far above what an optimised build needs; a quadratic step would show even here.
     assert!(took.as_millis() < 2000, "{took:?}");
     if std::env::var_os("LOOM_TIME").is_some() {
-        fs_err::write("/dev/stderr", format!("{} bytes in {took:?}\n", source.len())).expect("stderr");
+        let best = (0..20).map(|_| timed().0).min().unwrap_or(took);
+        fs_err::write("/dev/stderr", format!("{} bytes in {best:?}\n", source.len())).expect("stderr");
     }
 }
