@@ -13,7 +13,6 @@ const SHAPE_HINT: &str =
 pub struct Document {
     /// The first heading; empty when it is missing (which was reported).
     pub title: String,
-    pub title_span: Span,
     /// The prose outside the block.
     pub overview: String,
     /// The text inside the YAML fence.
@@ -44,7 +43,7 @@ struct Block {
 #[derive(Default)]
 struct Scan {
     blocks: Vec<Block>,
-    title: Option<(usize, String)>,
+    title: Option<String>,
     /// A begin marker inside another fence, and that fence.
     hidden_marker: Option<(usize, Fence)>,
     stray_end: Option<usize>,
@@ -59,13 +58,13 @@ pub fn split(source: &Source<'_>, report: &mut Report) -> Option<Document> {
         return None;
     }
     let scan = scan(source);
-    let (title_line, title) = scan.title.clone().unwrap_or_else(|| {
+    let title = scan.title.clone().unwrap_or_else(|| {
         let first = source.line_span(1);
         report.error(&first, "the plan has no title").hint("start the file with a heading such as `# PLAN-0001: Name`");
-        (1, String::new())
+        String::new()
     });
     let yaml = locate(source, &scan, report)?;
-    Some(Document { title, title_span: source.line_span(title_line), overview: overview(source, &scan), yaml })
+    Some(Document { title, overview: overview(source, &scan), yaml })
 }
 
 /// The YAML of the last block.
@@ -179,7 +178,7 @@ fn scan(source: &Source<'_>) -> Scan {
             Some(block) if block.fence.is_none() => block.fence = fence,
             Some(_) => {}
             None if scan.title.is_none() && fence.is_none() => {
-                scan.title = heading(source, line).map(|title| (line, title));
+                scan.title = heading(source, line);
             }
             None => {}
         }

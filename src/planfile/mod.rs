@@ -78,7 +78,7 @@ pub fn read(source: &[u8], path: &str, options: &Options) -> Parsed {
     let plan = markdown::split(&source, &mut report).and_then(|document| {
         let root = yaml::parse(&source, &document.yaml, &mut report)?;
         let mut reader = Reader { source: &source, options, report: &mut report };
-        reader.readable(&document.title, &document.title_span, "title");
+        reader.readable_overview(&document.yaml);
         reader.plan(&root, id?, document)
     });
     let plan = plan.filter(|_| !report.has_errors());

@@ -271,6 +271,16 @@ impl Reader<'_, '_> {
         }
     }
 
+    /// The same for the prose around the block.
+    pub fn readable_overview(&mut self, yaml: &Span) {
+        let text = self.source.text;
+        for part in [0..yaml.start, yaml.end..text.len()] {
+            if text.get(part.clone()).is_some_and(|prose| prose.contains(reorders_or_smuggles)) {
+                self.readable(&text[part.clone()], &part, "overview");
+            }
+        }
+    }
+
     fn place_of(&self, wanted: char, span: &Span) -> Span {
         let written = self.source.text.get(span.clone()).unwrap_or_default();
         written.find(wanted).map_or_else(|| span.clone(), |at| span.start + at..span.start + at + wanted.len_utf8())

@@ -151,6 +151,15 @@ fn examples_in_other_fences_are_prose() {
 }
 
 #[test]
+fn a_plan_inside_a_description_is_text() {
+    let example: String = file(SMALL).lines().map(|line| format!("      {line}\n")).collect();
+    let plan =
+        plan(&file(&format!("{SMALL}  - id: b\n    name: B\n    acceptance: [make]\n    description: |\n{example}")));
+    assert_eq!(plan.stages[1].description, file(SMALL));
+    assert_eq!(plan.overview, "# Title");
+}
+
+#[test]
 fn a_fence_in_a_block_scalar_does_not_end_the_block() {
     let fenced = "version: 1\nacceptance:\n- |\n ```\n make\n ```\n";
     let described = format!(

@@ -1,4 +1,5 @@
-//! No input makes the reader panic, and a refusal always says why.
+//! No input makes the reader panic, and a refusal always says why. A failure prints
+//! its smallest input and its seed.
 
 use proptest::prelude::*;
 
@@ -73,7 +74,7 @@ const PIECES: &[&str] = &[
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes(source in proptest::collection::vec(any::<u8>(), 0..300)) {
