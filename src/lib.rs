@@ -11,7 +11,9 @@
 //!
 //! `tests/tidy.rs` fails on an import that goes up or sideways.
 
+pub mod agent;
 pub mod base;
+pub mod guard;
 pub mod host;
 pub mod model;
 pub mod planfile;

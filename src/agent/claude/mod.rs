@@ -1,0 +1,180 @@
+//! Claude Code. Interactive in the host's terminal by default, `-p` when
+//! headless. Everything Loom wants of it is in its arguments, its environment
+//! and one settings file in the session's folder: nothing is written into the
+//! worktree, nothing into the user's own configuration.
+
+pub mod hooks;
+pub mod preflight;
+pub mod settings;
+pub mod stream;
+
+use std::path::{Path, PathBuf};
+
+use super::environment::Environment;
+use super::{BackendLaunch, LaunchFile, remove, set};
+use crate::host::spec::{EnvChange, TerminalSize};
+use crate::model::ids::StageId;
+use crate::model::plan::AgentMode;
+
+/// The program, looked up in `PATH`.
+pub const PROGRAM: &str = "claude";
+
+/// The terminal of an interactive session until somebody attaches.
+pub const TERMINAL: TerminalSize = TerminalSize { rows: 40, cols: 120 };
+
+/// The name under which the user's API key reaches the helper that hands it over.
+/// Under its own name an interactive client asks whether it may use it.
+pub const RENAMED_KEY: &str = "LOOM_ANTHROPIC_API_KEY";
+
+/// What a session of Claude Code needs to know.
+pub(super) struct Request<'a> {
+    pub(super) stage: &'a StageId,
+    pub(super) mode: AgentMode,
+    pub(super) model: Option<&'a str>,
+    pub(super) effort: Option<&'a str>,
+    /// A UUID: the client's own session id.
+    pub(super) conversation: &'a str,
+    pub(super) resumes: bool,
+}
+
+pub(super) fn launch(request: &Request, session: &Path, loom: &Path, environment: &Environment) -> BackendLaunch {
+    let key = KeyUse::of(environment);
+    let file = session.join("claude-settings.json");
+    let settings = settings::render(loom, key == KeyUse::Renamed);
+    BackendLaunch {
+        argv: argv(request, &file),
+        env: env(request.mode, key),
+        terminal: match request.mode {
+            AgentMode::Interactive => Some(TERMINAL),
+            AgentMode::Headless => None,
+        },
+        files: vec![LaunchFile { path: file, content: format!("{settings:#}\n") }],
+        starts_in_working_dir: false,
+    }
+}
+
+/// Values from the plan are joined to their option, so that none can become an option itself.
+fn argv(request: &Request, settings: &Path) -> Vec<String> {
+    let mut argv = vec![PROGRAM.to_owned()];
+    match request.mode {
+        AgentMode::Interactive => {}
+        AgentMode::Headless => {
+            argv.extend(["-p", "--output-format", "stream-json", "--verbose"].map(str::to_owned));
+        }
+    }
+    // The client restores the conversation and nothing else: every other option is given again.
+    let conversation = if request.resumes { "--resume" } else { "--session-id" };
+    argv.push(format!("{conversation}={}", request.conversation));
+    if let Some(model) = request.model {
+        argv.push(format!("--model={model}"));
+    }
+    if let Some(effort) = request.effort {
+        argv.push(format!("--effort={effort}"));
+    }
+    argv.push("--permission-mode=acceptEdits".to_owned());
+    argv.push(format!("--settings={}", settings.display()));
+    // Without `local`: an agent could write that file, and it would count in its own session.
+    argv.push("--setting-sources=user,project".to_owned());
+    // A repository must not start servers by being checked out, and the client would ask about them.
+    argv.push("--strict-mcp-config".to_owned());
+    argv.push(prompt(request.stage, request.resumes));
+    argv
+}
+
+/// The first message of a session: where the assignment is and how to hand the work in.
+pub fn prompt(stage: &StageId, resumes: bool) -> String {
+    let template = if resumes { include_str!("resume.md") } else { include_str!("start.md") };
+    template.trim_end().replace("{stage}", stage.as_str())
+}
+
+/// What the model is told at the start of a session and again after every compaction.
+pub fn standing_orders(stage: &StageId) -> String {
+    include_str!("orders.md").trim_end().replace("{stage}", stage.as_str())
+}
+
+/// Marks of a client that Loom itself may have been started from.
+const OUTER_SESSION: [&str; 7] = [
+    "CLAUDECODE",
+    "CLAUDE_CODE_ENTRYPOINT",
+    "CLAUDE_CODE_CHILD_SESSION",
+    "CLAUDE_CODE_SESSION_ID",
+    "CLAUDE_PROJECT_DIR",
+    "CLAUDE_EFFORT",
+    "AI_AGENT",
+];
+
+fn env(mode: AgentMode, key: KeyUse) -> Vec<EnvChange> {
+    let mut env: Vec<EnvChange> = OUTER_SESSION.into_iter().map(remove).collect();
+    // The worktree is as trusted as the checkout that the user ran Loom in; nobody is there to say so again.
+    env.push(set("CLAUDE_CODE_SANDBOXED", 1));
+    // All worktrees of a repository share one memory folder in the user's home.
+    env.push(set("CLAUDE_CODE_DISABLE_AUTO_MEMORY", 1));
+    env.push(set("DISABLE_AUTOUPDATER", 1));
+    // Otherwise a long conversation that is resumed after an hour may open with a question.
+    env.push(set("CLAUDE_CODE_RESUME_THRESHOLD_MINUTES", 525_600));
+    match key {
+        KeyUse::Kept => {}
+        KeyUse::Renamed => {
+            env.push(EnvChange::Rename { from: "ANTHROPIC_API_KEY".to_owned(), to: RENAMED_KEY.to_owned() });
+        }
+        KeyUse::Withheld => env.push(remove("ANTHROPIC_API_KEY")),
+    }
+    if mode == AgentMode::Interactive {
+        env.push(set("TERM", "xterm-256color"));
+        env.extend(["TERM_PROGRAM", "TERM_PROGRAM_VERSION", "TMUX", "TMUX_PANE", "STY"].into_iter().map(remove));
+    }
+    env
+}
+
+/// What becomes of `ANTHROPIC_API_KEY`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyUse {
+    /// There is none, or the user approved it in the client.
+    Kept,
+    /// The client has never asked about it and nobody is there to answer: it is handed over by a helper.
+    Renamed,
+    /// The user told the client not to use it; a helper would bill it behind their back.
+    Withheld,
+}
+
+impl KeyUse {
+    fn of(environment: &Environment) -> KeyUse {
+        let Some(key) = environment.get("ANTHROPIC_API_KEY").filter(|key| !key.is_empty()) else {
+            return KeyUse::Kept;
+        };
+        let config = preflight::global_config(environment);
+        // The client remembers a key by its last 20 characters.
+        let start = key.char_indices().rev().nth(19).map_or(0, |(at, _)| at);
+        let has = |list: &str| {
+            let answers = config.pointer(&format!("/customApiKeyResponses/{list}"));
+            answers.and_then(|answers| answers.as_array()).is_some_and(|keys| keys.iter().any(|k| *k == key[start..]))
+        };
+        match () {
+            () if has("approved") => KeyUse::Kept,
+            () if has("rejected") => KeyUse::Withheld,
+            () => KeyUse::Renamed,
+        }
+    }
+}
+
+/// The client's configuration folder.
+pub fn config_dir(environment: &Environment) -> Option<PathBuf> {
+    match environment.get("CLAUDE_CONFIG_DIR") {
+        Some(dir) if !dir.is_empty() => Some(PathBuf::from(dir)),
+        _ => Some(environment.home()?.join(".claude")),
+    }
+}
+
+/// Where the transcript of a conversation lies, if the client kept one: only then can it be
+/// resumed. The client files it under the folder it ran in, and finds it from every worktree.
+pub fn transcript(environment: &Environment, conversation: &str) -> Option<PathBuf> {
+    if conversation.is_empty() || conversation.contains(['/', '\0']) {
+        return None;
+    }
+    let name = format!("{conversation}.jsonl");
+    let projects = fs_err::read_dir(config_dir(environment)?.join("projects")).ok()?;
+    projects
+        .flatten()
+        .map(|project| project.path().join(&name))
+        .find(|path| std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() > 0))
+}

@@ -1,0 +1,1 @@
+//! How a headless session ended, from the event stream on its standard output.

@@ -1,0 +1,189 @@
+//! Agent backends: how a planned session becomes a program to run, files to
+//! write first, and changes to its environment. Nothing here starts a process
+//! or writes a file; the reads are the agent CLI's own configuration.
+
+pub mod claude;
+pub mod command;
+pub mod environment;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::base::layout::Layout;
+use crate::host::spec::{EnvChange, HostSpec, Spool, TerminalSize};
+use crate::model::effect::Start;
+use crate::model::limits;
+use crate::model::plan::Agent;
+use crate::model::stage::BlockCode;
+
+use environment::Environment;
+
+/// Files that agent CLIs and their sandboxes leave in a worktree and that are nobody's
+/// work: for the excludes file, relative to the top of the worktree.
+pub const EXCLUDES: [&str; 12] = [
+    "/.claude/settings.local.json",
+    "/.bashrc",
+    "/.bash_profile",
+    "/.gitconfig",
+    "/.idea",
+    "/.mcp.json",
+    "/.profile",
+    "/.ripgreprc",
+    "/.vscode",
+    "/.zprofile",
+    "/.zshrc",
+    "/.claude/worktrees",
+];
+
+/// What has to be written before the host is started, and what the host runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    pub files: Vec<LaunchFile>,
+    pub spec: HostSpec,
+}
+
+/// A file of the session, outside the worktree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchFile {
+    pub path: PathBuf,
+    pub content: String,
+}
+
+/// Why no session of a backend can start before a person has acted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Unfit {
+    pub code: BlockCode,
+    /// What is wrong and what to type.
+    pub text: String,
+}
+
+/// Checks, without starting anything, that a session of `agent` would come up without a question.
+pub fn preflight(agent: &Agent, environment: &Environment) -> Result<(), Unfit> {
+    match agent {
+        Agent::Command { .. } => Ok(()),
+        Agent::Claude { mode, .. } => claude::preflight::check(environment, *mode),
+    }
+}
+
+/// Turns a planned session into what its host runs. `loom` is the path of this very binary.
+pub fn launch(start: &Start, layout: &Layout, loom: &Path, environment: &Environment) -> io::Result<Launch> {
+    let mut launch = match &start.agent {
+        Agent::Command { run } => command::launch(run),
+        Agent::Claude { mode, model, effort } => {
+            let request = claude::Request {
+                stage: &start.stage,
+                mode: *mode,
+                model: model.as_deref(),
+                effort: effort.as_deref(),
+                conversation: &start.conversation,
+                resumes: start.resumes,
+            };
+            claude::launch(&request, &layout.session(&start.session), loom, environment)
+        }
+    };
+    let worktree = layout.worktree(&start.worktree);
+    let mut env = session_env(start, layout, loom, environment);
+    env.append(&mut launch.env);
+    let attach_socket = match launch.terminal {
+        Some(_) => Some(layout.host_socket(&start.session)?),
+        None => None,
+    };
+    let spec = HostSpec {
+        argv: launch.argv,
+        cwd: if launch.starts_in_working_dir { worktree.join(&start.working_dir) } else { worktree },
+        env,
+        terminal: launch.terminal,
+        timeout_ms: u64::try_from(start.timeout.as_millis()).unwrap_or(u64::MAX),
+        log_bytes_max: limits::LOG_BYTES_MAX,
+        ends_with_daemon: false,
+        attach_socket,
+        spool: Some(Spool {
+            outbox: layout.outbox(&start.session),
+            daemon_record: layout.daemon_record(),
+            token_file: layout.token(&start.session),
+        }),
+    };
+    Ok(Launch { files: launch.files, spec })
+}
+
+/// The part of a launch that a backend decides.
+struct BackendLaunch {
+    argv: Vec<String>,
+    env: Vec<EnvChange>,
+    terminal: Option<TerminalSize>,
+    files: Vec<LaunchFile>,
+    /// Whether it starts in the stage's `working_dir` and not at the top of the worktree.
+    starts_in_working_dir: bool,
+}
+
+/// Variables that point git at another repository; a hook or an alias may have set them for Loom.
+const GIT_LEAKS: [&str; 8] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+];
+
+/// What every session finds in its environment, whatever runs in it.
+fn session_env(start: &Start, layout: &Layout, loom: &Path, environment: &Environment) -> Vec<EnvChange> {
+    let mut env: Vec<EnvChange> = GIT_LEAKS.into_iter().map(remove).collect();
+    env.push(set("LOOM_PROJECT", layout.project.display()));
+    env.push(set("LOOM_STAGE", &start.stage));
+    env.push(set("LOOM_SESSION", &start.session));
+    env.push(set("LOOM_ATTEMPT", start.attempt));
+    env.push(set("LOOM_SIGNAL", layout.signal(&start.session).display()));
+    env.push(set("LOOM_SLOT", start.slot));
+    env.push(set("LOOM_TOKEN_FILE", layout.token(&start.session).display()));
+    // The agent runs in a worktree: a relative override would name another folder there.
+    if layout.work != layout.project.join(".work") {
+        env.push(set("LOOM_WORK_DIR", layout.work.display()));
+    }
+    env.push(set("GIT_PAGER", "cat"));
+    env.push(set("PAGER", "cat"));
+    env.push(set("GIT_TERMINAL_PROMPT", "0"));
+    env.extend(git_config(layout, environment));
+    env.extend(path_with(loom, environment));
+    env
+}
+
+/// Git configuration for the session's children, after what the user gave the same way.
+fn git_config(layout: &Layout, environment: &Environment) -> Vec<EnvChange> {
+    let excludes = layout.excludes().display().to_string();
+    let settings = [("core.fsync", "all"), ("core.excludesFile", excludes.as_str()), ("commit.gpgsign", "false")];
+    let before: usize = environment.get("GIT_CONFIG_COUNT").and_then(|count| count.parse().ok()).unwrap_or(0);
+    let mut env = vec![set("GIT_CONFIG_COUNT", before + settings.len())];
+    for (index, (key, value)) in settings.into_iter().enumerate() {
+        env.push(set(&format!("GIT_CONFIG_KEY_{}", before + index), key));
+        env.push(set(&format!("GIT_CONFIG_VALUE_{}", before + index), value));
+    }
+    env
+}
+
+/// Makes `loom` mean this binary, when it does not already.
+fn path_with(loom: &Path, environment: &Environment) -> Option<EnvChange> {
+    let same = |found: &Path| found.canonicalize().ok() == loom.canonicalize().ok();
+    if environment.find_program("loom").is_some_and(|found| same(&found)) {
+        return None;
+    }
+    let dir = loom.parent()?.display();
+    Some(match environment.get("PATH") {
+        Some(path) if !path.is_empty() => set("PATH", format!("{dir}:{path}")),
+        _ => set("PATH", format!("{dir}:/usr/local/bin:/usr/bin:/bin")),
+    })
+}
+
+fn set(name: &str, value: impl ToString) -> EnvChange {
+    EnvChange::Set { name: name.to_owned(), value: value.to_string() }
+}
+
+fn remove(name: &str) -> EnvChange {
+    EnvChange::Remove { name: name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! The policy for an agent's tool calls.
