@@ -1,1 +1,14 @@
+//! Loom against the real Claude Code client, with a scripted Messages API on
+//! loopback in place of the model: no account, and no network after the
+//! client's package is installed. What these tests pin down are facts about
+//! the client that Loom relies on.
 
+mod api;
+mod client;
+mod deadline;
+mod http;
+mod install;
+mod pty;
+
+mod headless;
+mod interactive;

@@ -1,0 +1,49 @@
+//! The client in a terminal, as Loom starts it by default.
+
+use loom::agent::claude::hooks;
+use loom::agent::{self, claude};
+use loom::model::plan::{Agent, AgentMode};
+use serde_json::json;
+
+use crate::api::{Api, Script, Turn};
+use crate::client::{KEY, Rig, conversation};
+use crate::deadline::wait_for;
+
+#[test]
+fn an_onboarded_user_sees_no_dialog_and_the_prompt_is_sent() {
+    let api =
+        Api::start(Script::of([Turn::bash("git commit --allow-empty -qm 'by the agent'"), Turn::text("All done.")]));
+    let rig = Rig::new(&api);
+    fs_err::write(rig.path("home/.claude.json"), r#"{"hasCompletedOnboarding":true}"#).unwrap();
+    // A server of the repository would make the client ask.
+    let server = json!({"mcpServers": {"evil": {"command": "touch", "args": [rig.path("started")]}}});
+    fs_err::write(rig.worktree().join(".mcp.json"), server.to_string()).unwrap();
+    rig.answer("pre-tool-use", &hooks::allow_tool("fine"));
+    let agent = Agent::Claude { mode: AgentMode::Interactive, model: None, effort: None };
+    assert_eq!(agent::preflight(&agent, &rig.environment()), Ok(()));
+    let id = conversation();
+    let launch = rig.launch(AgentMode::Interactive, &id, false);
+    let terminal = rig.open(&launch);
+
+    let first = api.wait_for("of the main loop", |seen| seen.is_main);
+    assert_eq!((first.session.as_str(), first.api_key.as_str()), (id.as_str(), KEY), "{}", terminal.contents());
+    wait_for("the end of the turn", || rig.hook_names().contains(&"stop".to_owned()).then_some(()));
+    assert_eq!(rig.commits(), ["by the agent", "first"]);
+    assert!(!rig.hook_names().contains(&"permission-request".to_owned()));
+    wait_for("the answer on the screen", || terminal.contents().contains("All done.").then_some(()));
+    assert!(claude::transcript(&rig.environment(), &id).is_some());
+    assert!(!rig.path("started").exists(), "the repository's server was started");
+}
+
+#[test]
+fn a_dead_hook_makes_the_client_ask() {
+    let api = Api::start(Script::of([Turn::bash("git commit --allow-empty -qm x; echo $?"), Turn::text("ok")]));
+    let rig = Rig::new(&api);
+    fs_err::write(rig.path("home/.claude.json"), r#"{"hasCompletedOnboarding":true}"#).unwrap();
+    rig.break_hooks();
+    let launch = rig.launch(AgentMode::Interactive, &conversation(), false);
+    let _terminal = rig.open(&launch);
+
+    wait_for("the question", || rig.hook_names().contains(&"permission-request".to_owned()).then_some(()));
+    assert_eq!(rig.commits(), ["first"]);
+}
