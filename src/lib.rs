@@ -15,6 +15,7 @@ pub mod agent;
 pub mod base;
 pub mod guard;
 pub mod host;
+pub mod kernel;
 pub mod model;
 pub mod planfile;
 pub mod wire;

@@ -52,6 +52,25 @@ impl Lock {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+    /// Takes the lock as [`Lock::try_take`] does, and waits up to `wait` for its holder.
+    pub fn take_within(path: &Path, wait: std::time::Duration) -> io::Result<Option<Lock>> {
+        if let Some(lock) = Lock::try_take(path)? {
+            return Ok(Some(lock));
+        }
+        let (sender, taken) = std::sync::mpsc::channel();
+        let file = open_lock(path)?;
+        // A wait that is given up ends with the process; the lock it may still get is dropped.
+        std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
+            if file.lock().is_ok() {
+                let _ = sender.send(Lock { file });
+            }
+        })?;
+        Ok(taken.recv_timeout(wait).ok())
+    }
+    /// The locked file: its content is for people.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
     /// Whether the file behind the lock is still the one at `path`.
     pub fn is_at(&self, path: &Path) -> bool {
         use std::os::unix::fs::MetadataExt;

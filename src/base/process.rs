@@ -100,6 +100,12 @@ mod tests {
         let pid = child.id();
         assert_eq!(stat(pid).unwrap().parent, std::process::id());
         assert!(children(std::process::id()).contains(&pid));
+        // The new environment is visible a moment after the exec that spawn waits for.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while environ_value(pid, "LOOM_TEST_MARK").unwrap().is_none() {
+            assert!(std::time::Instant::now() < until, "the environment never appeared");
+            std::thread::yield_now();
+        }
         assert_eq!(environ_value(pid, "LOOM_TEST_MARK").unwrap().as_deref(), Some("here"));
         assert_eq!(user_id(pid), user_id(std::process::id()));
         child.kill().unwrap();

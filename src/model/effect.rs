@@ -15,7 +15,7 @@ pub enum Effect {
     /// Prepare the worktree and start a host that waits at the barrier.
     Start(Box<Start>),
     /// Open the start barrier.
-    Release { session: SessionId },
+    OpenBarrier { session: SessionId },
     /// Wait for the end of a session's host.
     Watch { session: SessionId },
     /// End a session's whole process tree after `grace`.
@@ -29,13 +29,13 @@ pub enum Effect {
     /// Let the base branch follow the plan branch.
     FollowBase { branch: String, from: Oid, to: Oid },
     /// Look at the refs and the repository's configuration.
-    LookAtRefs,
+    LookAtRefs { plan_branch: String, base_branch: String, base: Oid, unlanded: Vec<Oid> },
     /// Put the plan branch back (the other commit is rescued first).
     RestorePlanBranch { branch: String, actual: Option<Oid>, expected: Oid },
     /// Rescue and remove a stage's worktrees and branch.
-    RemoveStage { stage: StageId },
+    RemoveStage { stage: StageId, worktrees: Vec<String> },
     /// The plan is over: rescue and remove worktrees, keep branches under `refs/loom/done/`.
-    CleanPlan { stages: Vec<StageId> },
+    CleanPlan { plan: super::ids::PlanId, stages: Vec<(StageId, Vec<String>)> },
     /// Answer a request.
     Reply { request: RequestId, answer: Answer },
     /// End the daemon.
@@ -72,8 +72,8 @@ pub struct Prove {
     pub message: String,
     /// Seconds since the epoch: the landing's date, so that a redo gives the same commit.
     pub date: i64,
-    /// Trees that these very checks already passed on.
-    pub proven_trees: Vec<Oid>,
+    /// A tree that these very checks already passed on, with their results.
+    pub proven: Option<(Oid, Vec<super::stage::CheckResult>)>,
 }
 
 /// The answer to a request that was not refused.

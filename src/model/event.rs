@@ -63,8 +63,10 @@ pub enum Event {
         tip: Oid,
         landing: Oid,
     },
+    /// The plan branch was not moved. `moved`: it was not where it should have been.
     LandRefused {
         entry: Entry,
+        moved: bool,
         why: String,
     },
     BaseFollowed {
@@ -79,18 +81,6 @@ pub enum Event {
     },
     PlanCleaned {
         rescued: Vec<String>,
-    },
-    /// A running proof was cut off by the daemon's death.
-    ProofLost {
-        entry: Entry,
-    },
-    /// A landing was cut off by the daemon's death: it may have happened.
-    LandUnknown {
-        entry: Entry,
-    },
-    /// A session lives under its host from before this daemon.
-    SessionFound {
-        session: SessionId,
     },
     /// An effect of no particular stage failed.
     EffectFailed {
@@ -251,6 +241,8 @@ pub enum Inspection {
     Dirty { files: Vec<String> },
     /// The tree cannot be judged: gone, on another branch, or history was rewritten.
     Unfit { why: String },
+    /// Loom may not run git commands there now; a gate says why.
+    Stopped { why: String },
 }
 
 /// The outcome of one proof.

@@ -81,6 +81,11 @@ pub enum Fact {
         text: String,
     },
     BaseRequeued,
+    /// The worktrees and the branch of a reset or skipped stage are gone.
+    StageRemoved {
+        stage: StageId,
+        rescued: Vec<String>,
+    },
     FollowStarted {
         from: Oid,
         to: Oid,
@@ -201,8 +206,10 @@ pub enum SessionChange {
         end: SessionEnd,
         exit: super::session::Exit,
     },
-    /// A verdict or a reminder went back into it.
+    /// A red verdict went back into it.
     Returned,
+    /// Its turn ended without a submission and was sent back.
+    Reminded,
     Activity {
         activity: Activity,
     },

@@ -23,8 +23,10 @@ pub struct Session {
     pub resumes: bool,
     pub state: SessionState,
     pub activity: Activity,
-    /// Verdicts and reminders that went back into it.
+    /// Red verdicts that went back into it.
     pub returns: u32,
+    /// Turns since the last verdict that ended without a submission and were sent back.
+    pub reminders: u32,
     pub started_at: Timestamp,
 }
 
@@ -46,6 +48,7 @@ pub enum SessionState {
     },
     Ended {
         end: SessionEnd,
+        exit: Exit,
         at: Timestamp,
     },
 }

@@ -10,7 +10,7 @@ use crate::model::limits::FRAME_BYTES_MAX;
 /// Why a line could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    #[error("the line is longer than {FRAME_BYTES_MAX} bytes")]
+    #[error("the line is longer than the protocol allows")]
     TooLong,
     #[error("the line is not what was expected")]
     Malformed(#[source] serde_json::Error),
@@ -18,15 +18,27 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
+/// Longest line from a daemon to its client: the status of the largest plan.
+const LONG_BYTES_MAX: usize = 16 * FRAME_BYTES_MAX;
+
 /// Reads one line. `None`: the other side closed the connection.
 pub fn read<T: DeserializeOwned>(reader: &mut impl BufRead) -> Result<Option<T>, FrameError> {
+    read_up_to(reader, FRAME_BYTES_MAX)
+}
+
+/// Reads one line from a daemon, whose status may be long.
+pub fn read_long<T: DeserializeOwned>(reader: &mut impl BufRead) -> Result<Option<T>, FrameError> {
+    read_up_to(reader, LONG_BYTES_MAX)
+}
+
+fn read_up_to<T: DeserializeOwned>(reader: &mut impl BufRead, bytes_max: usize) -> Result<Option<T>, FrameError> {
     let mut line = Vec::new();
-    reader.take(FRAME_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line)?;
+    reader.take(bytes_max as u64 + 1).read_until(b'\n', &mut line)?;
     if line.is_empty() {
         return Ok(None);
     }
     if line.last() != Some(&b'\n') {
-        if line.len() > FRAME_BYTES_MAX {
+        if line.len() > bytes_max {
             return Err(FrameError::TooLong);
         }
         return Ok(None);

@@ -1,0 +1,176 @@
+//! Which effects the world calls for. Asked after every change and at every
+//! start: an effect that is not in flight and still due is started again.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
+use crate::model::effect::{Effect, Prove, Start};
+use crate::model::event::Entry;
+use crate::model::ids::{Oid, StageId};
+use crate::model::limits::{LANDED_GRACE, SESSION_TIMEOUT};
+use crate::model::session::{EndReason, Session, SessionState};
+use crate::model::stage::{Phase, StageState};
+
+/// Effects that follow from the world alone.
+pub fn due(world: &World) -> Vec<Effect> {
+    let Some(run) = &world.run else { return Vec::new() };
+    let mut effects = Vec::new();
+    if run.tip.is_none() {
+        effects.push(Effect::MakePlanBranch { branch: run.plan.branch(), commit: run.ground.base_commit.clone() });
+    }
+    for session in run.live_sessions() {
+        effects.extend(for_session(run, session));
+    }
+    effects.extend(landing(run));
+    for (id, stage) in run.stages.iter().filter(|(_, stage)| stage.removing) {
+        if !run.live_sessions().any(|session| session.stage == *id) {
+            effects.push(Effect::RemoveStage { stage: id.clone(), worktrees: worktrees(run, id, stage) });
+        }
+    }
+    if let Some((from, to)) = &run.following {
+        let branch = run.ground.base_branch.clone();
+        effects.push(Effect::FollowBase { branch, from: from.clone(), to: to.clone() });
+    } else if run.end == PlanEnd::Completed {
+        let stages = run.stages.iter().map(|(id, stage)| (id.clone(), worktrees(run, id, stage))).collect();
+        effects.push(Effect::CleanPlan { plan: run.plan.id.clone(), stages });
+    }
+    effects
+}
+
+/// Every folder that a session of the stage worked in.
+fn worktrees(run: &Run, id: &StageId, stage: &Stage) -> Vec<String> {
+    let mut folders: Vec<String> =
+        run.sessions.values().filter(|session| session.stage == *id).map(|session| session.worktree.clone()).collect();
+    folders.sort();
+    folders.dedup();
+    if folders.is_empty() && stage.removing {
+        folders.push(id.as_str().to_owned());
+    }
+    folders
+}
+
+fn for_session(run: &Run, session: &Session) -> Vec<Effect> {
+    let id = session.id.clone();
+    match &session.state {
+        SessionState::Planned => run
+            .stages
+            .get(&session.stage)
+            .map(|stage| vec![Effect::Start(Box::new(start(stage, session, run)))])
+            .unwrap_or_default(),
+        SessionState::Live { .. } => vec![Effect::Watch { session: id }],
+        SessionState::Ending { why, .. } => {
+            let grace = match why {
+                EndReason::Done | EndReason::Blocked => LANDED_GRACE,
+                EndReason::Stopped | EndReason::Killed | EndReason::Withdrawn => Duration::ZERO,
+            };
+            vec![Effect::Watch { session: id.clone() }, Effect::EndSession { session: id, why: why.clone(), grace }]
+        }
+        SessionState::Ended { .. } => Vec::new(),
+    }
+}
+
+fn start(stage: &Stage, session: &Session, run: &Run) -> Start {
+    Start {
+        session: session.id.clone(),
+        stage: session.stage.clone(),
+        attempt: session.attempt,
+        agent: stage.spec.agent.clone(),
+        working_dir: stage.spec.working_dir.clone(),
+        worktree: session.worktree.clone(),
+        base: stage.base.clone().unwrap_or_else(|| run.base.clone()),
+        slot: session.slot,
+        conversation: session.conversation.clone(),
+        resumes: session.resumes,
+        timeout: stage.spec.timeout_secs.map_or(SESSION_TIMEOUT, Duration::from_secs),
+    }
+}
+
+fn landing(run: &Run) -> Option<Effect> {
+    match &run.base_entry {
+        BaseEntry::Proving { commit, tip } => return Some(prove_base(run, commit, tip)),
+        BaseEntry::Landing { tip, landing, .. } => return Some(land(run, Entry::Base, tip, landing)),
+        _ => {}
+    }
+    run.stages.iter().find_map(|(id, stage)| match &stage.state {
+        StageState::Verifying { commit, phase: Phase::Proving { tip }, .. } => Some(prove(run, stage, commit, tip)),
+        StageState::Verifying { phase: Phase::Landing { tip, landing }, .. } => {
+            Some(land(run, Entry::Stage { stage: id.clone() }, tip, landing))
+        }
+        _ => None,
+    })
+}
+
+fn land(run: &Run, entry: Entry, tip: &Oid, landing: &Oid) -> Effect {
+    Effect::Land { entry, branch: run.plan.branch(), tip: tip.clone(), landing: landing.clone() }
+}
+
+fn prove(run: &Run, stage: &Stage, commit: &Oid, tip: &Oid) -> Effect {
+    let spec = &stage.spec;
+    let trailers = format!("Loom-Stage: {}/{}\nLoom-Attempt: {}", run.plan.id, spec.id, stage.attempts);
+    Effect::Prove(Box::new(Prove {
+        entry: Entry::Stage { stage: spec.id.clone() },
+        tip: tip.clone(),
+        commit: commit.clone(),
+        base: stage.base.clone().unwrap_or_else(|| run.base.clone()),
+        checks: run.checks_of(spec),
+        working_dir: spec.working_dir.clone(),
+        message: format!("{}\n\n{trailers}\n", spec.name),
+        date: stage.started_at.map_or(0, Timestamp::as_second),
+        proven: stage.proven.clone(),
+    }))
+}
+
+fn prove_base(run: &Run, commit: &Oid, tip: &Oid) -> Effect {
+    Effect::Prove(Box::new(Prove {
+        entry: Entry::Base,
+        tip: tip.clone(),
+        commit: commit.clone(),
+        base: run.base.clone(),
+        checks: run.plan.acceptance.clone(),
+        working_dir: ".".to_owned(),
+        message: format!("Merge branch '{}'\n\nLoom-Base: {}\n", run.ground.base_branch, run.plan.id),
+        date: 0,
+        proven: None,
+    }))
+}
+
+/// When the world changes by time alone: the earliest pause that ends after `now`.
+pub fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
+    let run = world.run.as_ref()?;
+    run.stages
+        .values()
+        .filter_map(|stage| match &stage.state {
+            StageState::Ready { retry_at: Some(at) } if !stage.held => Some(*at),
+            _ => None,
+        })
+        .filter(|at| *at > now)
+        .min()
+}
+
+/// Whether nothing can go on without a person, and nothing runs.
+pub fn is_quiet(world: &World) -> bool {
+    let Some(run) = &world.run else { return true };
+    if !due(world).is_empty() {
+        return false;
+    }
+    let gate = run.landing_gate().is_some();
+    let moves = run.stages.values().any(|stage| match &stage.state {
+        StageState::Waiting => run.dependencies_met(&stage.spec) && is_wanted(world, run, stage),
+        StageState::Ready { .. } => {
+            !stage.held && !gate && !run.parked.contains_key(&stage.spec.agent.kind()) && is_wanted(world, run, stage)
+        }
+        StageState::Running { .. } => true,
+        StageState::Verifying { .. } => !gate,
+        _ => false,
+    });
+    let base_moves = !gate && matches!(run.base_entry, BaseEntry::Queued { .. });
+    let ends = run.end == PlanEnd::Open && run.is_complete() && run.base_entry == BaseEntry::Absent;
+    !moves && !base_moves && !ends
+}
+
+fn is_wanted(world: &World, run: &Run, stage: &Stage) -> bool {
+    super::schedule::wanted_stages(run, world.options.only.as_ref())
+        .is_none_or(|wanted| wanted.contains(&stage.spec.id))
+}

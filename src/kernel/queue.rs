@@ -1,0 +1,162 @@
+//! The merge queue: verdicts and landings.
+
+use super::end::{Cause, attempt_failed, block};
+use super::gates;
+use super::step::Draft;
+use super::text;
+use super::world::{BaseEntry, Run, Stage, World};
+use crate::model::event::{AloneVerdict, Entry, Proof};
+use crate::model::fact::{Fact, SessionChange, StageChange};
+use crate::model::gate::GateSubject;
+use crate::model::ids::Oid;
+use crate::model::limits::RETURNS_MAX;
+use crate::model::session::{EndReason, SessionState};
+use crate::model::stage::{BlockCode, BlockReason, CheckResult, Failure, Phase, StageState};
+
+pub(super) fn proved(world: &World, run: &Run, entry: &Entry, tip: &Oid, proof: &Proof, draft: &mut Draft) {
+    let id = match entry {
+        Entry::Base => return base_proved(run, tip, proof, draft),
+        Entry::Stage { stage } => stage,
+    };
+    let Some(stage) = run.stages.get(id) else { return };
+    let StageState::Verifying { commit, phase: Phase::Proving { tip: asked }, .. } = &stage.state else { return };
+    if asked != tip {
+        return;
+    }
+    match proof {
+        Proof::Passed { landing, tree, checks } => {
+            draft.stage(
+                id,
+                StageChange::Proven {
+                    tip: tip.clone(),
+                    landing: landing.clone(),
+                    tree: tree.clone(),
+                    checks: checks.clone(),
+                },
+            );
+            let lands = stage.spec.auto_merge && !world.options.no_merge;
+            if !lands && stage.approved.as_ref() != Some(commit) {
+                let gate = gates::open(world, GateSubject::Land { stage: id.clone(), commit: commit.clone() }, draft);
+                draft.stage(id, StageChange::Gated { gate });
+                draft.end_lease(run, stage, EndReason::Done);
+            }
+        }
+        Proof::Failed { checks, alone } => red(world, run, stage, checks, *alone, draft),
+        Proof::Conflict { files } => {
+            draft.stage(
+                id,
+                StageChange::Blocked {
+                    reason: BlockReason {
+                        code: BlockCode::MergeConflict,
+                        text: format!("it conflicts with the plan branch in {}", text::some_files(files)),
+                        files: files.clone(),
+                    },
+                },
+            );
+            draft.end_lease(run, stage, EndReason::Done);
+        }
+        Proof::Broken { why } => {
+            draft.stage(
+                id,
+                StageChange::Blocked {
+                    reason: block(BlockCode::ProofFailed, format!("the proof could not be run: {why}")),
+                },
+            );
+            draft.end_lease(run, stage, EndReason::Done);
+        }
+    }
+}
+
+/// A red verdict goes back into the session that waits for it, else to a new attempt.
+fn red(world: &World, run: &Run, stage: &Stage, checks: &[CheckResult], alone: AloneVerdict, draft: &mut Draft) {
+    let tip = run.tip.as_ref().map_or("the plan branch", Oid::short);
+    let mut text = text::verdict(checks, tip);
+    if alone == AloneVerdict::PassesAlone {
+        text.push_str("; the commit passes alone, so it is the combination with what landed meanwhile");
+    }
+    let failure = Failure {
+        attempt: stage.attempts,
+        text,
+        checks: checks.iter().filter(|check| !check.passed).cloned().collect(),
+    };
+    let session = stage.state.lease().and_then(|id| run.sessions.get(id));
+    match session {
+        Some(session) if matches!(session.state, SessionState::Live { .. }) && session.returns < RETURNS_MAX => {
+            draft.fact(Fact::session(&session.id, SessionChange::Returned));
+            draft.stage(&stage.spec.id, StageChange::Returned { failure });
+        }
+        _ => {
+            draft.end_lease(run, stage, EndReason::Done);
+            attempt_failed(world, stage, Cause::Work(failure), draft);
+        }
+    }
+}
+
+fn base_proved(run: &Run, tip: &Oid, proof: &Proof, draft: &mut Draft) {
+    let BaseEntry::Proving { commit, tip: asked } = &run.base_entry else { return };
+    if asked != tip {
+        return;
+    }
+    let text = match proof {
+        Proof::Passed { landing, tree, checks } => {
+            draft.fact(Fact::BaseProven {
+                commit: commit.clone(),
+                tip: tip.clone(),
+                landing: landing.clone(),
+                tree: tree.clone(),
+                checks: checks.clone(),
+            });
+            return;
+        }
+        Proof::Failed { checks, .. } => text::verdict(checks, tip.short()),
+        Proof::Conflict { files } => format!("they conflict with the plan branch in {}", text::some_files(files)),
+        Proof::Broken { why } => format!("the proof could not be run: {why}"),
+    };
+    draft.fact(Fact::BaseRejected { commit: commit.clone(), text });
+}
+
+pub(super) fn landed(run: &Run, entry: &Entry, tip: &Oid, landing: &Oid, draft: &mut Draft) {
+    match entry {
+        Entry::Base => {
+            if let BaseEntry::Landing { commit, tip: old, landing: new } = &run.base_entry
+                && (old, new) == (tip, landing)
+            {
+                draft.fact(Fact::BaseMerged { commit: commit.clone(), landed: landing.clone() });
+            }
+        }
+        Entry::Stage { stage: id } => {
+            let Some(stage) = run.stages.get(id) else { return };
+            if let StageState::Verifying { phase: Phase::Landing { tip: old, landing: new }, .. } = &stage.state
+                && (old, new) == (tip, landing)
+            {
+                draft.end_lease(run, stage, EndReason::Done);
+                draft.stage(id, StageChange::Landed { landed: landing.clone() });
+            }
+        }
+    }
+}
+
+/// The plan branch did not move. When somebody else moved it: back to the queue, and
+/// looking at the refs says why; otherwise a person has to see to it.
+pub(super) fn land_refused(run: &Run, entry: &Entry, moved: bool, why: &str, draft: &mut Draft) {
+    match (entry, &run.base_entry) {
+        (Entry::Base, _) if moved => draft.fact(Fact::BaseRequeued),
+        (Entry::Base, BaseEntry::Landing { commit, .. }) => {
+            draft.fact(Fact::BaseRejected { commit: commit.clone(), text: why.to_owned() });
+        }
+        (Entry::Base, _) => {}
+        (Entry::Stage { stage: id }, _) => {
+            let Some(stage) = run.stages.get(id) else { return };
+            if !matches!(stage.state, StageState::Verifying { .. }) {
+                return;
+            }
+            if moved {
+                draft.stage(id, StageChange::Requeued);
+            } else {
+                draft.end_lease(run, stage, EndReason::Done);
+                draft.stage(id, StageChange::Blocked { reason: block(BlockCode::ProofFailed, why) });
+            }
+        }
+    }
+    draft.effect(super::schedule::look_at_refs(run));
+}

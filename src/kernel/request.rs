@@ -1,0 +1,436 @@
+//! Requests: who may ask for what, and what it means now.
+
+use super::end::{block, inspect};
+use super::gates;
+use super::schedule;
+use super::step::Draft;
+use super::text;
+use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
+use crate::model::effect::{Answer, Effect};
+use crate::model::event::{Caller, Ground, PlanSource, Request, RequestId};
+use crate::model::fact::{Fact, SessionChange, StageChange};
+use crate::model::ids::{SessionId, StageId};
+use crate::model::limits::{REASON_BYTES_MAX, RETURNS_MAX};
+use crate::model::plan::Plan;
+use crate::model::refusal::{Refusal, RefusalKind};
+use crate::model::session::{Activity, EndReason, SessionState};
+use crate::model::stage::{BlockCode, StageState};
+
+pub(super) fn decide(
+    world: &World,
+    id: RequestId,
+    caller: &Caller,
+    request: &Request,
+    draft: &mut Draft,
+) -> Result<(), Refusal> {
+    if let Request::LoadPlan { plan, source, ground, clean } = request {
+        operator_only(caller, "load a plan")?;
+        return load_plan(world, id, (plan, source, ground, *clean), draft);
+    }
+    let run = world
+        .run
+        .as_ref()
+        .ok_or_else(|| Refusal::user("this project has no plan yet").hint("loom init doc/plans/<plan>.md"))?;
+    let asked = Asked { world, run, id, caller };
+    match request {
+        Request::LoadPlan { .. } => Ok(()),
+        Request::Submit { stage } => asked.submit(stage, draft),
+        Request::Block { stage, reason } => asked.block(stage, reason, draft),
+        Request::TurnEnded { session } => asked.turn_ended(session, draft),
+        Request::TurnFailed { session, error } => asked.turn_failed(session, error, draft),
+        Request::Activity { session, activity } => asked.activity(session, *activity, draft),
+        operator => {
+            operator_only(caller, "do that")?;
+            asked.operator(operator, draft)
+        }
+    }
+}
+
+fn operator_only(caller: &Caller, verb: &str) -> Result<(), Refusal> {
+    match caller {
+        Caller::Operator => Ok(()),
+        Caller::Agent { session } => {
+            Err(Refusal::new(RefusalKind::Rights, format!("session `{session}` may not {verb}"))
+                .because("only a person, outside every session, may")
+                .hint("loom stage block <stage> --reason \"what you need a person for\""))
+        }
+    }
+}
+
+/// Refusal for a stage id that is not in the plan.
+pub fn unknown_stage(run: &Run, wanted: &str) -> Refusal {
+    let known: Vec<&str> = run.stages.keys().map(StageId::as_str).collect();
+    let close = known.iter().copied().min_by_key(|name| strsim::damerau_levenshtein(wanted, name));
+    let refusal = Refusal::user(format!("there is no stage `{wanted}` in plan `{}`", run.plan.id));
+    match close.filter(|name| strsim::damerau_levenshtein(wanted, name) <= 1 + name.len().min(wanted.len()) / 3) {
+        Some(name) => refusal.hint(format!("did you mean `{name}`?")),
+        None => refusal.hint("loom status"),
+    }
+}
+
+fn load_plan(
+    world: &World,
+    id: RequestId,
+    (plan, source, ground, clean): (&Plan, &PlanSource, &Ground, bool),
+    draft: &mut Draft,
+) -> Result<(), Refusal> {
+    if let Some(run) = &world.run {
+        if run.source.sha256 == source.sha256 && run.plan.id == plan.id && run.end == PlanEnd::Open && !clean {
+            draft.done(id, format!("plan `{}` is loaded already; nothing changed", plan.id));
+            return Ok(());
+        }
+        if run.end == PlanEnd::Open && !run.is_complete() && !clean {
+            return Err(Refusal::user(format!("plan `{}` is still open", run.plan.id))
+                .because("one plan is active at a time in a project")
+                .hint("loom run")
+                .hint(format!("loom init --clean {}   (puts the open plan's work aside first)", source.path)));
+        }
+        if run.live_sessions().next().is_some() {
+            return Err(
+                Refusal::user(format!("sessions of plan `{}` are still running", run.plan.id)).hint("loom stop --kill")
+            );
+        }
+    }
+    draft.fact(Fact::PlanLoaded { plan: Box::new(plan.clone()), source: source.clone(), ground: ground.clone() });
+    draft.done(id, format!("plan `{}` is loaded: {} stages", plan.id, plan.stages.len()));
+    Ok(())
+}
+
+/// A request in its surroundings.
+struct Asked<'a> {
+    world: &'a World,
+    run: &'a Run,
+    id: RequestId,
+    caller: &'a Caller,
+}
+
+impl<'a> Asked<'a> {
+    fn stage(&self, id: &StageId) -> Result<&'a Stage, Refusal> {
+        self.run.stages.get(id).ok_or_else(|| unknown_stage(self.run, id.as_str()))
+    }
+
+    fn operator(&self, request: &Request, draft: &mut Draft) -> Result<(), Refusal> {
+        match request {
+            Request::Retry { stage, context } => self.retry(stage, context.as_deref(), draft),
+            Request::Resume { stage } => self.retry(stage, None, draft),
+            Request::Reset { stage, reason } => self.reset(stage, reason, draft),
+            Request::Hold { stage } => self.hold(stage, true, draft),
+            Request::Release { stage } => self.hold(stage, false, draft),
+            Request::Skip { stage, reason, go_on } => self.skip(stage, reason, *go_on, draft),
+            Request::Approve { subject, reason } => {
+                gates::answer(self.run, self.id, &gates::Reply { target: subject, approved: true, reason }, draft)
+            }
+            Request::Reject { subject, reason } => {
+                gates::answer(self.run, self.id, &gates::Reply { target: subject, approved: false, reason }, draft)
+            }
+            Request::Merge { stage } => self.merge(stage.as_ref(), draft),
+            Request::KillSession { session } => self.kill(session, draft),
+            Request::Stop { kill } => {
+                self.stop(*kill, draft);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The lease is what lets an agent speak for a stage; its token names the session.
+    fn lease(&self, stage: &Stage) -> Result<SessionId, Refusal> {
+        let id = &stage.spec.id;
+        match (self.caller, stage.state.lease()) {
+            (Caller::Agent { session }, Some(lease)) if lease == session => Ok(session.clone()),
+            (Caller::Agent { session }, lease) => {
+                let refusal =
+                    Refusal::new(RefusalKind::Rights, format!("session `{session}` does not hold stage `{id}`"));
+                Err(match lease {
+                    Some(lease) => refusal.because(format!("session `{lease}` does")),
+                    None => refusal.because(format!("the stage is {}", stage.state.kind().as_str())),
+                }
+                .hint("end your turn: another session or a person goes on from here"))
+            }
+            (Caller::Operator, Some(lease)) => Ok(lease.clone()),
+            (Caller::Operator, None) => {
+                let newest = SessionId::of(id, stage.sessions);
+                match &stage.state {
+                    StageState::Blocked { .. } if self.run.sessions.contains_key(&newest) => Ok(newest),
+                    other => Err(Refusal::user(format!(
+                        "stage `{id}` has nothing to submit: it is {}",
+                        other.kind().as_str()
+                    ))
+                    .hint("loom status")),
+                }
+            }
+        }
+    }
+
+    fn submit(&self, id: &StageId, draft: &mut Draft) -> Result<(), Refusal> {
+        let stage = self.stage(id)?;
+        let lease = self.lease(stage)?;
+        if let StageState::Verifying { commit, .. } = &stage.state {
+            draft.reply(self.id, Answer::Submitted { commit: commit.clone() });
+            return Ok(());
+        }
+        let session =
+            self.run.sessions.get(&lease).ok_or_else(|| Refusal::user(format!("session `{lease}` is not known")))?;
+        draft.effect(inspect(self.run, stage, session, Some(self.id)));
+        Ok(())
+    }
+
+    fn block(&self, id: &StageId, reason: &str, draft: &mut Draft) -> Result<(), Refusal> {
+        let stage = self.stage(id)?;
+        let reason = said(reason, "why it is blocked")?;
+        let (code, who) = match self.caller {
+            Caller::Operator => (BlockCode::ByPerson, "a person"),
+            Caller::Agent { .. } => {
+                self.lease(stage)?;
+                (BlockCode::ByAgent, "the agent")
+            }
+        };
+        if stage.state.is_final() || matches!(stage.state, StageState::Gated { .. }) {
+            return Err(self.not_now(stage, "be blocked"));
+        }
+        draft.end_lease(self.run, stage, EndReason::Blocked);
+        draft.stage(id, StageChange::Blocked { reason: block(code, format!("{who} says: {reason}")) });
+        draft.done(self.id, format!("stage `{id}` is blocked; a person sees why in `loom status`"));
+        Ok(())
+    }
+
+    fn turn_ended(&self, id: &SessionId, draft: &mut Draft) -> Result<(), Refusal> {
+        let session = self.own_session(id)?;
+        let stage = self.stage(&session.stage)?;
+        match &stage.state {
+            StageState::Running { session: lease } if lease == id => {
+                if session.reminders >= RETURNS_MAX {
+                    draft.end_session(self.run, id, EndReason::Done);
+                    draft.effect(self.end_now(id));
+                    draft.reply(self.id, Answer::TurnMayEnd);
+                    return Ok(());
+                }
+                draft.fact(Fact::session(id, SessionChange::Reminded));
+                let text = match stage
+                    .failures
+                    .last()
+                    .filter(|failure| session.returns > 0 && failure.attempt == session.attempt)
+                {
+                    Some(failure) => format!(
+                        "Stage `{0}` is not accepted yet: {1}\nFix it in this worktree, commit, and run `loom stage complete {0}` again.",
+                        session.stage,
+                        text::for_agent(failure)
+                    ),
+                    None => format!(
+                        "Stage `{0}` is not submitted yet. Finish the work, commit it, then run `loom stage complete {0}`. If it cannot be done, run `loom stage block {0} --reason \"why\"`.",
+                        session.stage
+                    ),
+                };
+                draft.reply(self.id, Answer::TurnGoesOn { text });
+            }
+            StageState::Verifying { session: Some(lease), .. } if lease == id => {
+                draft.reply(self.id, Answer::TurnWaits)
+            }
+            _ => {
+                draft.effect(self.end_now(id));
+                draft.reply(self.id, Answer::TurnMayEnd);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the hook that asked get its answer before the tree ends.
+    fn end_now(&self, id: &SessionId) -> Effect {
+        Effect::EndSession { session: id.clone(), why: EndReason::Done, grace: std::time::Duration::from_millis(500) }
+    }
+
+    fn turn_failed(&self, id: &SessionId, error: &str, draft: &mut Draft) -> Result<(), Refusal> {
+        let session = self.own_session(id)?;
+        let stage = self.stage(&session.stage)?;
+        if matches!(&stage.state, StageState::Running { session: lease } if lease == id) {
+            if error == "authentication_failed" {
+                let reason = block(
+                    BlockCode::NotLoggedIn,
+                    "Claude Code lost its login: run `claude`, then /login, then `loom stage retry`",
+                );
+                draft.fact(Fact::BackendParked { backend: session.backend, reason: reason.clone() });
+                draft.end_session(self.run, id, EndReason::Blocked);
+                draft.stage(&session.stage, StageChange::Blocked { reason });
+            } else {
+                let cause = super::end::Cause::Crash(format!("the client gave up: {error}"));
+                draft.end_session(self.run, id, EndReason::Withdrawn);
+                super::end::attempt_failed(self.world, stage, cause, draft);
+            }
+        }
+        draft.done(self.id, "noted");
+        Ok(())
+    }
+
+    fn activity(&self, id: &SessionId, activity: Activity, draft: &mut Draft) -> Result<(), Refusal> {
+        let session = self.own_session(id)?;
+        if session.activity != activity {
+            draft.fact(Fact::session(id, SessionChange::Activity { activity }));
+        }
+        draft.done(self.id, "noted");
+        Ok(())
+    }
+
+    fn own_session(&self, id: &SessionId) -> Result<&'a crate::model::session::Session, Refusal> {
+        match self.caller {
+            Caller::Agent { session } if session == id => {}
+            _ => return Err(Refusal::new(RefusalKind::Rights, format!("only session `{id}` itself may say that"))),
+        }
+        self.run.sessions.get(id).ok_or_else(|| Refusal::user(format!("session `{id}` is not known")))
+    }
+
+    fn retry(&self, id: &StageId, context: Option<&str>, draft: &mut Draft) -> Result<(), Refusal> {
+        let stage = self.stage(id)?;
+        match &stage.state {
+            StageState::Blocked { reason } => {
+                if reason.code.parks_the_backend() {
+                    draft.fact(Fact::BackendFreed { backend: stage.spec.agent.kind() });
+                }
+            }
+            StageState::Ready { retry_at: Some(_) } => {}
+            _ => return Err(self.not_now(stage, "be retried")),
+        }
+        if let Some(text) = context {
+            draft.stage(id, StageChange::Noted { text: said(text, "the context")?.to_owned() });
+        }
+        draft.stage(id, StageChange::Readied { retry_at: None });
+        draft.done(self.id, format!("stage `{id}` goes on with a new attempt"));
+        Ok(())
+    }
+
+    fn reset(&self, id: &StageId, reason: &str, draft: &mut Draft) -> Result<(), Refusal> {
+        let stage = self.stage(id)?;
+        let reason = said(reason, "why it starts over")?;
+        if matches!(stage.state, StageState::Verifying { .. }) {
+            return Err(self.not_now(stage, "be reset"));
+        }
+        draft.end_lease(self.run, stage, EndReason::Withdrawn);
+        draft.stage(id, StageChange::Reset { reason: reason.to_owned() });
+        draft.done(self.id, format!("stage `{id}` starts over; what it had is kept: loom undo --list"));
+        Ok(())
+    }
+
+    fn hold(&self, id: &StageId, hold: bool, draft: &mut Draft) -> Result<(), Refusal> {
+        let stage = self.stage(id)?;
+        if stage.state.is_final() {
+            return Err(self.not_now(stage, if hold { "be held" } else { "be released" }));
+        }
+        if stage.held == hold {
+            draft.done(self.id, format!("stage `{id}` is {} already", if hold { "held" } else { "released" }));
+        } else if hold {
+            draft.stage(id, StageChange::Held);
+            draft.done(
+                self.id,
+                format!("stage `{id}` is held: it will not start a session until `loom stage release {id}`"),
+            );
+        } else {
+            draft.stage(id, StageChange::Released);
+            draft.done(self.id, format!("stage `{id}` is released"));
+        }
+        Ok(())
+    }
+
+    fn skip(&self, id: &StageId, reason: &str, go_on: bool, draft: &mut Draft) -> Result<(), Refusal> {
+        let stage = self.stage(id)?;
+        let reason = said(reason, "why it is skipped")?;
+        if matches!(stage.state, StageState::Verifying { .. } | StageState::Merged { .. }) {
+            return Err(self.not_now(stage, "be skipped"));
+        }
+        draft.end_lease(self.run, stage, EndReason::Withdrawn);
+        draft.stage(id, StageChange::Skipped { reason: reason.to_owned(), go_on });
+        let dependents = if go_on { "dependents go on without it" } else { "dependents stay blocked" };
+        draft.done(self.id, format!("stage `{id}` is skipped; {dependents}"));
+        Ok(())
+    }
+
+    fn merge(&self, id: Option<&StageId>, draft: &mut Draft) -> Result<(), Refusal> {
+        let Some(id) = id else { return self.merge_base(draft) };
+        let stage = self.stage(id)?;
+        match &stage.state {
+            StageState::Gated { gate, commit: Some(commit) } => {
+                draft.fact(Fact::GateAnswered { gate: *gate, approved: true, reason: "loom merge".to_owned() });
+                draft.stage(id, StageChange::Approved { commit: commit.clone() });
+                draft.done(self.id, format!("stage `{id}` lands as soon as it is its turn"));
+                Ok(())
+            }
+            StageState::Verifying { .. } => {
+                draft.done(self.id, format!("stage `{id}` is in the merge queue already"));
+                Ok(())
+            }
+            StageState::Blocked { .. } => self.submit(id, draft),
+            _ => Err(self.not_now(stage, "be merged")),
+        }
+    }
+
+    /// `loom merge` without a stage: the base branch follows now.
+    fn merge_base(&self, draft: &mut Draft) -> Result<(), Refusal> {
+        if let BaseEntry::Rejected { commit, text } = &self.run.base_entry {
+            draft.fact(Fact::BaseMoved { commit: commit.clone() });
+            draft.done(self.id, format!("the base branch's commits are tried again; before: {text}"));
+            return Ok(());
+        }
+        let Some(tip) = self.run.tip.as_ref().filter(|tip| **tip != self.run.base) else {
+            draft.done(self.id, format!("branch `{}` has everything that landed", self.run.ground.base_branch));
+            return Ok(());
+        };
+        draft.fact(Fact::FollowStarted { from: self.run.base.clone(), to: tip.clone() });
+        draft.done(self.id, format!("branch `{}` follows to {}", self.run.ground.base_branch, tip.short()));
+        Ok(())
+    }
+
+    fn kill(&self, id: &SessionId, draft: &mut Draft) -> Result<(), Refusal> {
+        match self.run.sessions.get(id) {
+            Some(session) if !session.is_over() => {
+                draft.end_session(self.run, id, EndReason::Killed);
+                draft.done(self.id, format!("session `{id}` is being ended; its stage will be blocked"));
+                Ok(())
+            }
+            Some(_) => Err(Refusal::user(format!("session `{id}` is over already")).hint("loom sessions list")),
+            None => Err(Refusal::user(format!("there is no session `{id}`")).hint("loom sessions list")),
+        }
+    }
+
+    fn stop(&self, kill: bool, draft: &mut Draft) {
+        if kill {
+            for session in
+                self.run.live_sessions().filter(|session| !matches!(session.state, SessionState::Ending { .. }))
+            {
+                draft.end_session(self.run, &session.id, EndReason::Stopped);
+                let holds = self.run.stages.get(&session.stage).is_some_and(
+                    |stage| matches!(&stage.state, StageState::Running { session: lease } if *lease == session.id),
+                );
+                if holds && session.host().is_none() {
+                    draft.stage(&session.stage, StageChange::Readied { retry_at: None });
+                }
+            }
+        }
+        draft.fact(Fact::Stopped { by: self.caller.clone() });
+        let live = self.run.live_sessions().count();
+        let text = match (kill, live) {
+            (_, 0) => "the daemon stops".to_owned(),
+            (true, n) => format!("the daemon stops and ends {n} sessions"),
+            (false, n) => format!("the daemon stops; {n} sessions go on under their hosts"),
+        };
+        draft.done(self.id, text);
+        draft.effect(Effect::Shutdown);
+    }
+
+    fn not_now(&self, stage: &Stage, verb: &str) -> Refusal {
+        let kind = stage.state.kind();
+        let refusal = Refusal::user(format!("stage `{}` cannot {verb}: it is {}", stage.spec.id, kind.as_str()));
+        match schedule::next_step(self.run, stage) {
+            Some(next) => refusal.hint(next),
+            None => refusal.hint("loom status"),
+        }
+    }
+}
+
+fn said<'a>(text: &'a str, what: &str) -> Result<&'a str, Refusal> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Refusal::user(format!("{what} is missing")).hint("give it with --reason \"…\""));
+    }
+    if text.len() > REASON_BYTES_MAX {
+        return Err(Refusal::user(format!("{what} is longer than {REASON_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}

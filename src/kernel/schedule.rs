@@ -1,0 +1,221 @@
+//! What should be going on: who becomes ready, who starts, who is proven next,
+//! and when the plan is over. Level-triggered: asked after every change.
+
+use std::collections::BTreeSet;
+
+use sha2::Digest;
+
+use super::step::Draft;
+use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
+use crate::model::effect::Effect;
+use crate::model::event::{Entry, RunOptions};
+use crate::model::fact::{Fact, SessionChange, StageChange};
+use crate::model::gate::GateSubject;
+use crate::model::ids::{SessionId, StageId};
+use crate::model::plan::Landing;
+use crate::model::session::{Exit, Session, SessionState};
+use crate::model::stage::{Phase, StageState};
+
+/// A new daemon: what was parked for a person is tried again, once.
+pub(super) fn daemon_started(run: &Run, options: &RunOptions, draft: &mut Draft) {
+    let _ = options;
+    for (backend, _) in &run.parked {
+        draft.fact(Fact::BackendFreed { backend: *backend });
+    }
+    for (id, stage) in &run.stages {
+        if let StageState::Blocked { reason } = &stage.state
+            && reason.code.parks_the_backend()
+        {
+            draft.stage(id, StageChange::Readied { retry_at: None });
+        }
+    }
+    draft.effect(look_at_refs(run));
+}
+
+pub fn look_at_refs(run: &Run) -> Effect {
+    let unlanded = run.stages.values().filter_map(|stage| match &stage.state {
+        StageState::Verifying { commit, .. } | StageState::Gated { commit: Some(commit), .. } => Some(commit.clone()),
+        _ => None,
+    });
+    Effect::LookAtRefs {
+        plan_branch: run.plan.branch(),
+        base_branch: run.ground.base_branch.clone(),
+        base: run.base.clone(),
+        unlanded: unlanded.collect(),
+    }
+}
+
+pub(super) fn schedule(world: &World, run: &Run, draft: &mut Draft) {
+    if run.end != PlanEnd::Open || run.tip.is_none() {
+        return;
+    }
+    promote(world, run, draft);
+    start_ready(world, run, draft);
+    prove_next(run, draft);
+    if run.is_complete() && run.live_sessions().next().is_none() && run.base_entry == BaseEntry::Absent {
+        complete(run, draft);
+    }
+}
+
+fn complete(run: &Run, draft: &mut Draft) {
+    draft.fact(Fact::PlanCompleted);
+    follow(run, run.plan.landing != Landing::Manual, draft);
+}
+
+/// Starts a follow of the base branch when there is something to follow.
+fn follow(run: &Run, wanted: bool, draft: &mut Draft) {
+    if let Some(tip) = run.tip.as_ref().filter(|tip| wanted && **tip != run.base && run.following.is_none()) {
+        draft.fact(Fact::FollowStarted { from: run.base.clone(), to: tip.clone() });
+    }
+}
+
+fn promote(world: &World, run: &Run, draft: &mut Draft) {
+    let wanted = wanted_stages(run, world.options.only.as_ref());
+    for (id, stage) in &run.stages {
+        let waits = matches!(stage.state, StageState::Waiting);
+        if waits && wanted.as_ref().is_none_or(|wanted| wanted.contains(id)) && run.dependencies_met(&stage.spec) {
+            draft.stage(id, StageChange::Readied { retry_at: None });
+        }
+    }
+    if run.plan.landing == Landing::Each && run.base_stays.is_none() && run.active_entry().is_none() {
+        follow(run, true, draft);
+    }
+}
+
+/// The stage of `--stage` and everything it depends on; none: all.
+pub(super) fn wanted_stages(run: &Run, only: Option<&StageId>) -> Option<BTreeSet<StageId>> {
+    let mut todo = vec![only?.clone()];
+    let mut wanted = BTreeSet::new();
+    while let Some(id) = todo.pop() {
+        if let Some(stage) = run.stages.get(&id).filter(|_| wanted.insert(id.clone())) {
+            todo.extend(stage.spec.dependencies.iter().cloned());
+        }
+    }
+    Some(wanted)
+}
+
+fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
+    if run.landing_gate().is_some_and(|gate| matches!(gate.subject, GateSubject::RepositoryConfig { .. })) {
+        return;
+    }
+    let wanted = wanted_stages(run, world.options.only.as_ref());
+    let slots = world.options.max_parallel.unwrap_or(run.plan.max_parallel) as usize;
+    let mut free = slots.saturating_sub(run.busy_sessions());
+    let mut taken: BTreeSet<u32> = run.live_sessions().map(|session| session.slot).collect();
+    let mut ready: Vec<&Stage> = run
+        .stages
+        .values()
+        .filter(|stage| may_start(run, stage, draft.now))
+        .filter(|stage| wanted.as_ref().is_none_or(|wanted| wanted.contains(&stage.spec.id)))
+        .collect();
+    let place = |stage: &Stage| run.plan.stages.iter().position(|spec| spec.id == stage.spec.id);
+    if ready.len() > free {
+        ready.sort_by_key(|stage| (stage.spec.priority, place(stage)));
+    }
+    for stage in ready {
+        if free == 0 {
+            return;
+        }
+        let slot = (0..).find(|slot| !taken.contains(slot)).unwrap_or(0);
+        taken.insert(slot);
+        free -= 1;
+        start(run, stage, slot, draft);
+    }
+}
+
+fn may_start(run: &Run, stage: &Stage, now: jiff::Timestamp) -> bool {
+    let StageState::Ready { retry_at } = &stage.state else { return false };
+    !stage.held
+        && !stage.removing
+        && retry_at.is_none_or(|at| at <= now)
+        && !run.parked.contains_key(&stage.spec.agent.kind())
+        && run.dependencies_met(&stage.spec)
+        // A session of an earlier attempt still ends: two must never share a worktree.
+        && !run.live_sessions().any(|session| session.stage == stage.spec.id)
+}
+
+fn start(run: &Run, stage: &Stage, slot: u32, draft: &mut Draft) {
+    let Some(tip) = &run.tip else { return };
+    let id = &stage.spec.id;
+    let fence = stage.sessions + 1;
+    let session = SessionId::of(id, fence);
+    let previous = run.sessions.get(&SessionId::of(id, stage.sessions)).filter(|_| stage.base.is_some());
+    let conversation = stage.resume.clone().unwrap_or_else(|| conversation_id(&run.ground.nonce, &session));
+    draft.fact(Fact::session(
+        &session,
+        SessionChange::Planned {
+            attempt: stage.attempts + 1,
+            backend: stage.spec.agent.kind(),
+            slot,
+            worktree: worktree(id, fence, previous),
+            conversation,
+            resumes: stage.resume.is_some(),
+        },
+    ));
+    let base = stage.base.clone().unwrap_or_else(|| tip.clone());
+    draft.stage(id, StageChange::Started { attempt: stage.attempts + 1, session, base });
+}
+
+/// The folder of the stage's worktree. A host that left no record may have left
+/// survivors in its folder, which is then never used again.
+fn worktree(stage: &StageId, fence: u32, previous: Option<&Session>) -> String {
+    match previous {
+        Some(Session { state: SessionState::Ended { exit: Exit::Lost, .. }, .. }) => format!("{stage}.{fence}"),
+        Some(session) => session.worktree.clone(),
+        None => stage.as_str().to_owned(),
+    }
+}
+
+/// A UUID that is the same whenever it is derived again.
+fn conversation_id(nonce: &str, session: &SessionId) -> String {
+    let digest = sha2::Sha256::digest(format!("{nonce} {session}").as_bytes());
+    let mut bytes = [0_u8; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+}
+
+fn prove_next(run: &Run, draft: &mut Draft) {
+    if run.landing_gate().is_some() || run.active_entry().is_some() || run.following.is_some() {
+        return;
+    }
+    let (Some(head), Some(tip)) = (run.queue.first(), &run.tip) else { return };
+    match (head, &run.base_entry) {
+        (Entry::Base, BaseEntry::Queued { commit }) => {
+            draft.fact(Fact::BaseProofStarted { commit: commit.clone(), tip: tip.clone() });
+        }
+        (Entry::Stage { stage }, _) => {
+            let state = run.stages.get(stage).map(|stage| &stage.state);
+            if let Some(StageState::Verifying { phase: Phase::Queued, .. }) = state {
+                draft.stage(stage, StageChange::ProofStarted { tip: tip.clone() });
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What a person types next for this stage; none when Loom goes on by itself.
+pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
+    let id = &stage.spec.id;
+    match &stage.state {
+        StageState::Blocked { reason } => {
+            use crate::model::stage::BlockCode;
+            Some(match reason.code {
+                BlockCode::AgentMissing | BlockCode::NotOnboarded | BlockCode::NotLoggedIn => "claude".to_owned(),
+                BlockCode::ProofFailed => format!("loom merge {id}"),
+                _ => format!("loom stage retry {id}"),
+            })
+        }
+        StageState::Gated { .. } => Some(format!("loom stage approve {id}")),
+        StageState::Ready { .. } if stage.held => Some(format!("loom stage release {id}")),
+        StageState::Waiting => {
+            let skipped = stage.spec.dependencies.iter().find(|dependency| {
+                matches!(
+                    run.stages.get(dependency).map(|stage| &stage.state),
+                    Some(StageState::Skipped { go_on: false, .. })
+                )
+            })?;
+            Some(format!("loom stage reset {skipped} --reason \"…\""))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,504 @@
+//! The world: the fold of all facts. `apply` is total: a journal that loads is
+//! a world that exists. Live events, replay and the simulator share it.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::model::event::{Entry, Ground, PlanSource, RunOptions};
+use crate::model::fact::{Fact, SessionChange, StageChange};
+use crate::model::gate::{Answered, Gate, GateSubject};
+use crate::model::ids::{GateId, Oid, SessionId, StageId};
+use crate::model::plan::{BackendKind, Check, Plan, StageSpec};
+use crate::model::session::{Activity, Session, SessionState};
+use crate::model::stage::{BlockReason, CheckResult, Failure, Phase, StageState};
+
+/// Everything that is so.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct World {
+    /// None before the first `loom init`.
+    pub run: Option<Run>,
+    /// Options of the daemon that ran last.
+    pub options: RunOptions,
+    /// Work put aside before something was removed, oldest first.
+    pub rescued: Vec<String>,
+    /// Numbers every gate of the project.
+    pub gates_opened: u32,
+}
+
+/// One plan being carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    pub plan: Plan,
+    pub source: PlanSource,
+    pub ground: Ground,
+    /// Tip of the plan branch as Loom left it; none until the branch is there.
+    pub tip: Option<Oid>,
+    /// The base branch as Loom last saw and accepted it.
+    pub base: Oid,
+    pub base_entry: BaseEntry,
+    pub stages: BTreeMap<StageId, Stage>,
+    pub sessions: BTreeMap<SessionId, Session>,
+    pub gates: BTreeMap<GateId, Gate>,
+    /// The merge queue, head first.
+    pub queue: Vec<Entry>,
+    pub parked: BTreeMap<BackendKind, BlockReason>,
+    /// A fast-forward of the base branch that was started and not seen to end.
+    pub following: Option<(Oid, Oid)>,
+    /// Why the base branch did not follow.
+    pub base_stays: Option<String>,
+    pub end: PlanEnd,
+}
+
+/// How far the end of the plan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlanEnd {
+    Open,
+    Completed,
+    Cleaned,
+}
+
+/// The user's own commits on the base branch, on their way into the plan branch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BaseEntry {
+    Absent,
+    Queued {
+        commit: Oid,
+    },
+    Proving {
+        commit: Oid,
+        tip: Oid,
+    },
+    Landing {
+        commit: Oid,
+        tip: Oid,
+        landing: Oid,
+    },
+    /// Not proven: nothing lands until a person has seen to it.
+    Rejected {
+        commit: Oid,
+        text: String,
+    },
+}
+
+/// A stage's definition and how far it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    pub spec: StageSpec,
+    pub state: StageState,
+    pub held: bool,
+    /// Attempts begun since the last reset.
+    pub attempts: u32,
+    /// Attempts begun since a person last said `retry`; compared with `max_retries`.
+    pub tries: u32,
+    /// Crashes in a row; decides the backoff.
+    pub crashes: u32,
+    /// Sessions begun, ever: the fence of the newest lease.
+    pub sessions: u32,
+    /// Where the stage's branch starts; none before the first attempt.
+    pub base: Option<Oid>,
+    /// What went wrong since the last landing or reset, newest last.
+    pub failures: Vec<Failure>,
+    /// A person's words for the next session.
+    pub note: Option<String>,
+    /// The tree that this stage's checks passed on last, with their results.
+    pub proven: Option<(Oid, Vec<CheckResult>)>,
+    /// The results of the newest verdict.
+    pub checks: Vec<CheckResult>,
+    /// A commit that a person approved; it stays approved as long as it is the one.
+    pub approved: Option<Oid>,
+    /// A reset removes its worktrees and branch before it may start again.
+    pub removing: bool,
+    /// The next session continues this conversation.
+    pub resume: Option<String>,
+    pub started_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Stage {
+    fn new(spec: StageSpec) -> Self {
+        Stage {
+            held: spec.hold,
+            state: StageState::Waiting,
+            attempts: 0,
+            tries: 0,
+            crashes: 0,
+            sessions: 0,
+            base: None,
+            failures: Vec::new(),
+            note: None,
+            proven: None,
+            checks: Vec::new(),
+            approved: None,
+            removing: false,
+            resume: None,
+            started_at: None,
+            ended_at: None,
+            spec,
+        }
+    }
+
+    /// Folds one change. Total: the rules were evaluated when it was recorded.
+    pub fn apply(&mut self, change: &StageChange, at: Timestamp) {
+        match change {
+            StageChange::Readied { retry_at } => {
+                match self.state {
+                    StageState::Blocked { .. } => (self.tries, self.crashes) = (0, 0),
+                    // The attempt was taken back: nothing of it counts.
+                    StageState::Running { .. } => self.tries = self.tries.saturating_sub(1),
+                    _ => {}
+                }
+                self.state = StageState::Ready { retry_at: *retry_at };
+                self.ended_at = None;
+            }
+            StageChange::Started { attempt, session, base } => self.start(*attempt, session, base, at),
+            StageChange::Continued { session } => {
+                self.sessions += 1;
+                self.note = None;
+                self.state = StageState::Running { session: session.clone() };
+            }
+            StageChange::Submitted { commit } => {
+                let session = self.state.lease().cloned();
+                self.state = StageState::Verifying { commit: commit.clone(), phase: Phase::Queued, session };
+            }
+            StageChange::ProofStarted { tip } => self.set_phase(Phase::Proving { tip: tip.clone() }),
+            StageChange::Requeued => self.set_phase(Phase::Queued),
+            StageChange::Returned { failure } => self.return_to_session(failure),
+            StageChange::Failed { failure, retry_at } => self.fail(failure, *retry_at),
+            StageChange::Proven { tip, landing, tree, checks } => {
+                self.checks.clone_from(checks);
+                self.proven = Some((tree.clone(), checks.clone()));
+                self.set_phase(Phase::Landing { tip: tip.clone(), landing: landing.clone() });
+            }
+            StageChange::Landed { landed } => {
+                if let StageState::Verifying { commit, .. } = &self.state {
+                    self.state = StageState::Merged { commit: commit.clone(), landed: landed.clone() };
+                }
+                self.ended_at = Some(at);
+                self.failures.clear();
+            }
+            StageChange::Gated { gate } => {
+                let commit = match &self.state {
+                    StageState::Verifying { commit, .. } => Some(commit.clone()),
+                    _ => None,
+                };
+                self.state = StageState::Gated { gate: *gate, commit };
+            }
+            StageChange::Approved { commit } => {
+                self.approved = Some(commit.clone());
+                self.state = StageState::Verifying { commit: commit.clone(), phase: Phase::Queued, session: None };
+            }
+            StageChange::Blocked { reason } => {
+                self.state = StageState::Blocked { reason: reason.clone() };
+                self.ended_at = Some(at);
+            }
+            StageChange::Skipped { reason, go_on } => {
+                self.state = StageState::Skipped { reason: reason.clone(), go_on: *go_on };
+                self.ended_at = Some(at);
+            }
+            StageChange::Reset { .. } => {
+                let (sessions, spec, held) = (self.sessions, self.spec.clone(), self.held);
+                *self = Stage { sessions, held, removing: true, ..Stage::new(spec) };
+            }
+            StageChange::Held => self.held = true,
+            StageChange::Released => self.held = false,
+            StageChange::Noted { text } => self.note = Some(text.clone()),
+        }
+    }
+
+    fn start(&mut self, attempt: u32, session: &SessionId, base: &Oid, at: Timestamp) {
+        self.attempts = attempt;
+        self.tries += 1;
+        self.sessions += 1;
+        self.resume = None;
+        self.base.get_or_insert_with(|| base.clone());
+        self.started_at.get_or_insert(at);
+        self.ended_at = None;
+        self.state = StageState::Running { session: session.clone() };
+    }
+
+    fn set_phase(&mut self, new: Phase) {
+        if let StageState::Verifying { phase, .. } = &mut self.state {
+            *phase = new;
+        }
+    }
+
+    fn return_to_session(&mut self, failure: &Failure) {
+        self.remember(failure);
+        if let StageState::Verifying { session: Some(session), .. } = &self.state {
+            self.state = StageState::Running { session: session.clone() };
+        }
+    }
+
+    fn fail(&mut self, failure: &Failure, retry_at: Option<Timestamp>) {
+        self.remember(failure);
+        if retry_at.is_some() {
+            self.crashes += 1;
+        } else {
+            self.crashes = 0;
+        }
+        self.state = StageState::Ready { retry_at };
+    }
+
+    /// Keeps the newest failures: the next session reads them all.
+    fn remember(&mut self, failure: &Failure) {
+        const KEPT: usize = 8;
+        if !failure.checks.is_empty() {
+            self.checks.clone_from(&failure.checks);
+        }
+        self.failures.push(failure.clone());
+        if self.failures.len() > KEPT {
+            self.failures.remove(0);
+        }
+    }
+}
+
+impl World {
+    /// Folds one recorded fact.
+    pub fn apply(&mut self, fact: &Fact, at: Timestamp) {
+        match fact {
+            Fact::PlanLoaded { plan, source, ground } => {
+                self.run = Some(Run::new(plan, source, ground));
+            }
+            Fact::DaemonStarted { options } => self.options.clone_from(options),
+            Fact::Rescued { refs } | Fact::StageRemoved { rescued: refs, .. } => {
+                self.rescued.extend(refs.iter().cloned())
+            }
+            Fact::GateOpened { .. } => self.gates_opened += 1,
+            Fact::Stopped { .. } => {}
+            _ => {}
+        }
+        if let Some(run) = &mut self.run {
+            run.apply(fact, at);
+        }
+    }
+}
+
+impl Run {
+    fn new(plan: &Plan, source: &PlanSource, ground: &Ground) -> Self {
+        Run {
+            stages: plan.stages.iter().map(|spec| (spec.id.clone(), Stage::new(spec.clone()))).collect(),
+            plan: plan.clone(),
+            source: source.clone(),
+            ground: ground.clone(),
+            tip: None,
+            base: ground.base_commit.clone(),
+            base_entry: BaseEntry::Absent,
+            sessions: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            queue: Vec::new(),
+            parked: BTreeMap::new(),
+            following: None,
+            base_stays: None,
+            end: PlanEnd::Open,
+        }
+    }
+
+    fn apply(&mut self, fact: &Fact, at: Timestamp) {
+        match fact {
+            Fact::PlanBranchMade { commit } | Fact::TipAccepted { commit } => self.tip = Some(commit.clone()),
+            Fact::Stage { stage, change } => self.apply_stage(stage, change, at),
+            Fact::Session { session, change } => self.apply_session(session, change, at),
+            Fact::GateOpened { gate, subject, question } => {
+                let gate = Gate { id: *gate, subject: subject.clone(), question: question.clone(), answer: None };
+                self.gates.insert(gate.id, gate);
+            }
+            Fact::GateAnswered { gate, approved, reason } => {
+                if let Some(gate) = self.gates.get_mut(gate) {
+                    gate.answer = Some(Answered { approved: *approved, reason: reason.clone() });
+                }
+            }
+            Fact::BackendParked { backend, reason } => {
+                self.parked.insert(*backend, reason.clone());
+            }
+            Fact::BackendFreed { backend } => {
+                self.parked.remove(backend);
+            }
+            Fact::FollowStarted { from, to } => {
+                self.following = Some((from.clone(), to.clone()));
+            }
+            Fact::BaseFollowed { commit } => {
+                self.base = commit.clone();
+                (self.following, self.base_stays) = (None, None);
+            }
+            Fact::BaseStayed { why } => {
+                (self.following, self.base_stays) = (None, Some(why.clone()));
+            }
+            Fact::StageRemoved { stage, .. } => {
+                if let Some(stage) = self.stages.get_mut(stage) {
+                    stage.removing = false;
+                }
+            }
+            Fact::ConfigAccepted { fingerprint } => self.ground.config.clone_from(fingerprint),
+            Fact::PlanCompleted => self.end = PlanEnd::Completed,
+            Fact::PlanCleaned => self.end = PlanEnd::Cleaned,
+            _ => self.apply_base_entry(fact),
+        }
+    }
+
+    fn apply_base_entry(&mut self, fact: &Fact) {
+        match fact {
+            Fact::BaseMoved { commit } => {
+                self.base = commit.clone();
+                self.base_entry = BaseEntry::Queued { commit: commit.clone() };
+                self.queue.retain(|entry| *entry != Entry::Base);
+                self.queue.insert(0, Entry::Base);
+            }
+            Fact::BaseProofStarted { commit, tip } => {
+                self.base_entry = BaseEntry::Proving { commit: commit.clone(), tip: tip.clone() };
+            }
+            Fact::BaseRequeued => {
+                if let Some(commit) = self.base_entry.commit().cloned() {
+                    self.base_entry = BaseEntry::Queued { commit };
+                }
+                if !self.queue.contains(&Entry::Base) {
+                    self.queue.insert(0, Entry::Base);
+                }
+            }
+            Fact::BaseProven { commit, tip, landing, .. } => {
+                self.base_entry =
+                    BaseEntry::Landing { commit: commit.clone(), tip: tip.clone(), landing: landing.clone() };
+            }
+            Fact::BaseRejected { commit, text } => {
+                self.base_entry = BaseEntry::Rejected { commit: commit.clone(), text: text.clone() };
+                self.queue.retain(|entry| *entry != Entry::Base);
+            }
+            Fact::BaseMerged { landed, .. } => {
+                self.tip = Some(landed.clone());
+                self.base_entry = BaseEntry::Absent;
+                self.queue.retain(|entry| *entry != Entry::Base);
+            }
+            _ => {}
+        }
+    }
+
+    fn apply_stage(&mut self, id: &StageId, change: &StageChange, at: Timestamp) {
+        let Some(stage) = self.stages.get_mut(id) else { return };
+        let entry = Entry::Stage { stage: id.clone() };
+        let resume = match change {
+            StageChange::Failed { .. } | StageChange::Blocked { .. } | StageChange::Readied { .. } => {
+                stage.state.lease().cloned()
+            }
+            _ => None,
+        };
+        stage.apply(change, at);
+        if let Some(session) = resume.and_then(|id| self.sessions.get(&id)) {
+            stage.resume = (session.backend == BackendKind::Claude).then(|| session.conversation.clone());
+        }
+        match change {
+            StageChange::Submitted { .. } | StageChange::Approved { .. } => self.queue.push(entry),
+            StageChange::Landed { landed } => {
+                self.tip = Some(landed.clone());
+                self.queue.retain(|other| *other != entry);
+            }
+            _ if !matches!(stage.state, StageState::Verifying { .. }) => self.queue.retain(|other| *other != entry),
+            _ => {}
+        }
+    }
+
+    fn apply_session(&mut self, id: &SessionId, change: &SessionChange, at: Timestamp) {
+        if let SessionChange::Planned { attempt, backend, slot, worktree, conversation, resumes } = change {
+            let session = Session {
+                id: id.clone(),
+                stage: id.stage(),
+                attempt: *attempt,
+                backend: *backend,
+                slot: *slot,
+                worktree: worktree.clone(),
+                conversation: conversation.clone(),
+                resumes: *resumes,
+                state: SessionState::Planned,
+                activity: Activity::Working,
+                returns: 0,
+                reminders: 0,
+                started_at: at,
+            };
+            self.sessions.insert(id.clone(), session);
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        match change {
+            SessionChange::Planned { .. } => {}
+            SessionChange::Hosted { host, token_sha256 } => {
+                session.state = SessionState::Live { host: host.clone(), token_sha256: token_sha256.clone() };
+            }
+            SessionChange::Ending { why } => {
+                if let SessionState::Live { host, token_sha256 } = &session.state {
+                    let (host, token_sha256) = (host.clone(), token_sha256.clone());
+                    session.state = SessionState::Ending { host, token_sha256, why: why.clone() };
+                }
+            }
+            SessionChange::Ended { end, exit } => {
+                session.state = SessionState::Ended { end: *end, exit: *exit, at };
+                let stage = self.stages.get_mut(&session.stage);
+                if let Some(StageState::Verifying { session: lease, .. }) = stage.map(|stage| &mut stage.state) {
+                    *lease = lease.take().filter(|lease| lease != id);
+                }
+            }
+            SessionChange::Returned => {
+                session.returns += 1;
+                session.reminders = 0;
+            }
+            SessionChange::Reminded => session.reminders += 1,
+            SessionChange::Activity { activity } => session.activity = *activity,
+        }
+    }
+}
+
+impl BaseEntry {
+    pub fn commit(&self) -> Option<&Oid> {
+        match self {
+            BaseEntry::Absent => None,
+            BaseEntry::Queued { commit }
+            | BaseEntry::Proving { commit, .. }
+            | BaseEntry::Landing { commit, .. }
+            | BaseEntry::Rejected { commit, .. } => Some(commit),
+        }
+    }
+}
+
+/// Questions that more than one part of Loom asks the world.
+impl Run {
+    /// Whether everything this stage depends on lets it start.
+    pub fn dependencies_met(&self, spec: &StageSpec) -> bool {
+        spec.dependencies.iter().all(|id| self.stages.get(id).is_some_and(|stage| stage.state.lets_dependents_start()))
+    }
+    /// The checks that decide about a stage: its own, then the plan's.
+    pub fn checks_of(&self, spec: &StageSpec) -> Vec<Check> {
+        spec.checks.iter().chain(&self.plan.acceptance).cloned().collect()
+    }
+    /// Sessions whose process may still run.
+    pub fn live_sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values().filter(|session| !session.is_over())
+    }
+    /// Sessions that take a place among `max_parallel`: not those that are only ending.
+    pub fn busy_sessions(&self) -> usize {
+        self.stages.values().filter(|stage| stage.state.lease().is_some()).count()
+    }
+    pub fn open_gates(&self) -> impl Iterator<Item = &Gate> {
+        self.gates.values().filter(|gate| gate.answer.is_none())
+    }
+    /// The open gate that stops all landing, if there is one.
+    pub fn landing_gate(&self) -> Option<&Gate> {
+        self.open_gates().find(|gate| gate.subject.stage().is_none())
+    }
+    /// Whether a gate with this subject is open.
+    pub fn asks(&self, subject: &GateSubject) -> bool {
+        self.open_gates().any(|gate| gate.subject == *subject)
+    }
+    pub fn is_complete(&self) -> bool {
+        self.stages.values().all(|stage| stage.state.is_final())
+    }
+    /// What the merge queue is busy with.
+    pub fn active_entry(&self) -> Option<Entry> {
+        if matches!(self.base_entry, BaseEntry::Proving { .. } | BaseEntry::Landing { .. }) {
+            return Some(Entry::Base);
+        }
+        self.stages.iter().find_map(|(id, stage)| match &stage.state {
+            StageState::Verifying { phase: Phase::Proving { .. } | Phase::Landing { .. }, .. } => {
+                Some(Entry::Stage { stage: id.clone() })
+            }
+            _ => None,
+        })
+    }
+}
