@@ -13,9 +13,13 @@
 
 pub mod agent;
 pub mod base;
+pub mod checks;
+pub mod git;
 pub mod guard;
 pub mod host;
+pub mod journal;
 pub mod kernel;
 pub mod model;
 pub mod planfile;
+pub mod views;
 pub mod wire;

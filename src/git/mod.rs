@@ -1,0 +1,125 @@
+//! Git. Reads of refs and ancestry happen in this process (git2); whatever
+//! writes goes through the git CLI by the one spawner in `command.rs`, so that
+//! filters, sparse checkouts and worktrees behave as users expect.
+//!
+//! Three kinds of commands, by whose configuration they see:
+//! - in the user's repository, hooks off, by a fingerprinted configuration;
+//! - in Loom's own repository (`own.rs`), which borrows the user's objects and has
+//!   no configuration that anybody else wrote: merges, commits, the proof checkout;
+//! - the agent's own git, which is none of this module's business.
+
+mod command;
+mod fingerprint;
+mod follow;
+mod own;
+mod refs;
+mod rescue;
+mod worktree;
+
+use std::path::{Path, PathBuf};
+
+pub use command::GitError;
+pub use fingerprint::fingerprint;
+pub use follow::Followed;
+pub use own::{Commit, Merged, Own};
+pub use rescue::Rescue;
+pub use worktree::WorktreeStatus;
+
+use crate::model::ids::Oid;
+
+/// The user's repository.
+#[derive(Debug, Clone)]
+pub struct Git {
+    /// The top of the main checkout.
+    pub project: PathBuf,
+    /// The folder that all worktrees share: objects, refs, configuration.
+    pub common: PathBuf,
+    /// `core.excludesFile` for worktrees; hides Loom's own files.
+    pub excludes: PathBuf,
+}
+
+/// Why a folder cannot be a project.
+#[derive(Debug, thiserror::Error)]
+pub enum NoProject {
+    #[error("`{0}` is not in a git repository")]
+    NotARepository(PathBuf),
+    #[error("`{0}` is a bare repository: there is no checkout to work from")]
+    Bare(PathBuf),
+    #[error("`{0}` has no commit yet")]
+    NoCommit(PathBuf),
+    #[error("`{0}` is not on a branch (detached HEAD)")]
+    Detached(PathBuf),
+    #[error("git is not installed, or not on PATH")]
+    NoGit,
+    #[error("git {0} is too old: 2.38 is the oldest that can merge without a checkout")]
+    GitTooOld(String),
+    #[error("a branch named `loom` exists: git cannot keep `loom/<stage>` beside it")]
+    BranchLoom,
+    #[error("the repository cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// Where `HEAD` of the main checkout is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    pub branch: String,
+    pub commit: Oid,
+}
+
+impl Git {
+    /// Finds the project that `dir` is in: the main checkout, also from inside a linked worktree.
+    pub fn find(dir: &Path) -> Result<Git, NoProject> {
+        let repo = git2::Repository::discover(dir).map_err(|_| NoProject::NotARepository(dir.to_path_buf()))?;
+        let common = repo.commondir().to_path_buf();
+        let common = common.canonicalize().unwrap_or(common);
+        if repo.is_bare() {
+            return Err(NoProject::Bare(common));
+        }
+        let project = if repo.is_worktree() {
+            let main = git2::Repository::open(&common).map_err(|error| NoProject::Unreadable(error.to_string()))?;
+            main.workdir().ok_or_else(|| NoProject::Bare(common.clone()))?.to_path_buf()
+        } else {
+            repo.workdir().ok_or_else(|| NoProject::Bare(common.clone()))?.to_path_buf()
+        };
+        let project = project.canonicalize().unwrap_or(project);
+        Ok(Git::at(project, common))
+    }
+
+    fn at(project: PathBuf, common: PathBuf) -> Git {
+        let excludes = crate::base::layout::Layout::new(&project).excludes();
+        Git { project, common, excludes }
+    }
+
+    /// The branch and commit that a plan would start from.
+    pub fn head(&self) -> Result<Head, NoProject> {
+        let unreadable = |error: git2::Error| NoProject::Unreadable(error.to_string());
+        let repo = self.repo().map_err(|error| NoProject::Unreadable(error.to_string()))?;
+        if repo.head_detached().map_err(unreadable)? {
+            return Err(NoProject::Detached(self.project.clone()));
+        }
+        let head = repo.head().map_err(|_| NoProject::NoCommit(self.project.clone()))?;
+        let commit = head.peel_to_commit().map_err(unreadable)?;
+        let branch = head.shorthand().map_err(unreadable)?.to_owned();
+        Ok(Head { branch, commit: refs::oid(commit.id()) })
+    }
+
+    /// Refuses what cannot work before anything is written.
+    pub fn check_ready(&self) -> Result<(), NoProject> {
+        let version = self.version()?;
+        if version < (2, 38) {
+            return Err(NoProject::GitTooOld(format!("{}.{}", version.0, version.1)));
+        }
+        if self.tip("refs/heads/loom").ok().flatten().is_some() {
+            return Err(NoProject::BranchLoom);
+        }
+        Ok(())
+    }
+
+    /// Major and minor version of the git CLI.
+    pub fn version(&self) -> Result<(u32, u32), NoProject> {
+        let output = command::plain(&["--version"]).output().map_err(|_| NoProject::NoGit)?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut numbers = text.trim_start_matches("git version ").split(['.', ' ']).map_while(|n| n.parse().ok());
+        Ok((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
+    }
+}

@@ -1,0 +1,192 @@
+//! Loom's own repository: no configuration, no hooks and no refs that anybody
+//! else wrote, the user's objects by `GIT_OBJECT_DIRECTORY`. Merges, landing
+//! commits and the proof checkout happen here, so that nothing an agent put
+//! into `.git/config` or an index can change a verdict.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::command::{line, output, plain, run};
+use super::{Git, GitError};
+use crate::model::ids::Oid;
+
+/// The repository in the cache folder, with its one checkout.
+#[derive(Debug, Clone)]
+pub struct Own {
+    git_dir: PathBuf,
+    index: PathBuf,
+    objects: PathBuf,
+    /// The proof checkout.
+    pub proof: PathBuf,
+    has_attr_source: bool,
+}
+
+/// The outcome of a merge without a checkout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Merged {
+    Clean { tree: Oid },
+    Conflict { files: Vec<String> },
+}
+
+/// A commit to be made, with everything pinned: the same input gives the same id.
+pub struct Commit<'a> {
+    pub tree: &'a Oid,
+    pub parents: &'a [&'a Oid],
+    pub message: &'a str,
+    /// Seconds since the epoch.
+    pub date: i64,
+}
+
+impl Own {
+    /// Opens or creates the repository below `cache`.
+    pub fn open(git: &Git, cache: &Path) -> Result<Own, GitError> {
+        let has_attr_source = git.version().is_ok_and(|version| version >= (2, 41));
+        let own = Own {
+            git_dir: cache.join("repo.git"),
+            index: cache.join("proof.index"),
+            objects: git.common.join("objects"),
+            proof: cache.join("proof"),
+            has_attr_source,
+        };
+        fs_err::create_dir_all(&own.proof)?;
+        let format = if git.common.join("config").exists() && is_sha256(git) { "sha256" } else { "sha1" };
+        for (dir, bare) in [(&own.git_dir, true), (&own.proof.join(".git"), false)] {
+            if dir.join("HEAD").exists() {
+                continue;
+            }
+            let target = if bare { dir.clone() } else { own.proof.clone() };
+            let mut command = plain(&["init", "-q", "--template=", &format!("--object-format={format}")]);
+            if bare {
+                command.arg("--bare");
+            }
+            command.arg(&target);
+            run(command, None)?;
+            fs_err::create_dir_all(dir.join("objects/info"))?;
+            fs_err::write(dir.join("objects/info/alternates"), format!("{}\n", own.objects.display()))?;
+        }
+        Ok(own)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = plain(args);
+        command
+            .env("GIT_DIR", &self.git_dir)
+            .env("GIT_OBJECT_DIRECTORY", &self.objects)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .current_dir(&self.git_dir);
+        command
+    }
+
+    fn in_proof(&self, args: &[&str]) -> Command {
+        let mut command = self.command(args);
+        command.env("GIT_WORK_TREE", &self.proof).env("GIT_INDEX_FILE", &self.index).current_dir(&self.proof);
+        command
+    }
+
+    /// Merges `commit` into `tip` by the attributes of `tip`, with built-in drivers only.
+    pub fn merge(&self, tip: &Oid, commit: &Oid) -> Result<Merged, GitError> {
+        let merge = ["merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", tip.as_str(), commit.as_str()];
+        let command = if self.has_attr_source {
+            let source = format!("--attr-source={tip}");
+            let mut args = vec![source.as_str()];
+            args.extend(merge);
+            self.command(&args)
+        } else {
+            // Older git reads attributes from the checkout: let it be the tip's.
+            self.check_out(&self.tree_of(tip)?)?;
+            self.in_proof(&merge)
+        };
+        let output = output(command, None)?;
+        let mut fields =
+            output.stdout.split(|byte| *byte == 0).map(|field| String::from_utf8_lossy(field).into_owned());
+        let tree = fields.next().unwrap_or_default();
+        match (output.status.code(), Oid::new(tree.trim())) {
+            (Some(0), Ok(tree)) => Ok(Merged::Clean { tree }),
+            (Some(1), Ok(_)) => {
+                let mut files: Vec<String> = fields.filter(|file| !file.is_empty()).collect();
+                files.dedup();
+                Ok(Merged::Conflict { files })
+            }
+            _ => Err(GitError::Unexpected {
+                args: "merge-tree".to_owned(),
+                output: String::from_utf8_lossy(&output.stderr).into_owned(),
+            }),
+        }
+    }
+
+    fn tree_of(&self, commit: &Oid) -> Result<Oid, GitError> {
+        let name = format!("{commit}^{{tree}}");
+        let text = line(run(self.command(&["rev-parse", "--verify", "-q", &name]), None)?);
+        Oid::new(text.clone()).map_err(|_| GitError::Unexpected { args: "rev-parse".to_owned(), output: text })
+    }
+
+    /// Makes a commit as `identity` (name, email).
+    pub fn commit(&self, commit: &Commit, (name, email): (&str, &str)) -> Result<Oid, GitError> {
+        let mut command = self.command(&["commit-tree", commit.tree.as_str()]);
+        for parent in commit.parents {
+            command.args(["-p", parent.as_str()]);
+        }
+        let date = format!("{} +0000", commit.date);
+        for role in ["AUTHOR", "COMMITTER"] {
+            command
+                .env(format!("GIT_{role}_NAME"), name)
+                .env(format!("GIT_{role}_EMAIL"), email)
+                .env(format!("GIT_{role}_DATE"), &date);
+        }
+        let text = line(run(command, Some(commit.message.as_bytes()))?);
+        Oid::new(text.clone()).map_err(|_| GitError::Unexpected { args: "commit-tree".to_owned(), output: text })
+    }
+
+    /// Makes the proof checkout hold exactly `tree`: tracked files restored, untracked
+    /// ones removed, ignored ones (caches) kept.
+    pub fn check_out(&self, tree: &Oid) -> Result<(), GitError> {
+        fs_err::create_dir_all(&self.proof)?;
+        run(self.in_proof(&["read-tree", "--reset", "-u", tree.as_str()]), None)?;
+        if self.has_untracked() {
+            run(self.in_proof(&["clean", "-ffdq"]), None)?;
+        }
+        Ok(())
+    }
+
+    /// Lets git commands of the checks see `commit` as `HEAD`, through a repository of
+    /// their own that Loom never reads.
+    pub fn show_head(&self, commit: &Oid) -> Result<(), GitError> {
+        let shown = self.proof.join(".git");
+        fs_err::write(shown.join("HEAD"), format!("{commit}\n"))?;
+        fs_err::copy(&self.index, shown.join("index"))?;
+        Ok(())
+    }
+
+    /// Untracked, not ignored files. Read in this process: it is asked before every proof.
+    fn has_untracked(&self) -> bool {
+        let look = || -> Result<bool, git2::Error> {
+            let repo = git2::Repository::open_bare(&self.git_dir)?;
+            repo.set_workdir(&self.proof, false)?;
+            repo.set_index(&mut git2::Index::open(&self.index)?)?;
+            let mut options = git2::StatusOptions::new();
+            options.show(git2::StatusShow::Workdir).include_untracked(true).include_ignored(false);
+            options.exclude_submodules(true);
+            let statuses = repo.statuses(Some(&mut options))?;
+            Ok(statuses.iter().any(|entry| entry.status().contains(git2::Status::WT_NEW)))
+        };
+        // When in doubt, clean.
+        look().unwrap_or(true)
+    }
+}
+
+fn is_sha256(git: &Git) -> bool {
+    fs_err::read_to_string(git.common.join("config"))
+        .is_ok_and(|text| text.lines().any(|line| line.replace(' ', "").eq_ignore_ascii_case("objectformat=sha256")))
+}
+
+impl Git {
+    /// The user's name and email, else Loom's own.
+    pub fn identity(&self) -> (String, String) {
+        let read = || -> Option<(String, String)> {
+            let config = self.repo().ok()?.config().ok()?.snapshot().ok()?;
+            Some((config.get_str("user.name").ok()?.to_owned(), config.get_str("user.email").ok()?.to_owned()))
+        };
+        read().unwrap_or_else(|| ("Loom".to_owned(), "loom@localhost".to_owned()))
+    }
+}

@@ -1,0 +1,124 @@
+//! Refs and ancestry, read in this process; moves by compare-and-swap.
+
+use std::path::Path;
+
+use super::command::line;
+use super::{Git, GitError};
+use crate::base::fs::sync_dir;
+use crate::model::ids::Oid;
+
+pub(super) fn oid(id: git2::Oid) -> Oid {
+    Oid::new(id.to_string()).unwrap_or_else(|_| unreachable!("git2 prints object ids as lower-case hex"))
+}
+
+impl Git {
+    pub(super) fn repo(&self) -> Result<git2::Repository, GitError> {
+        Ok(git2::Repository::open(&self.common)?)
+    }
+
+    /// The commit a ref points to; none when there is no such ref.
+    pub fn tip(&self, name: &str) -> Result<Option<Oid>, GitError> {
+        let repo = self.repo()?;
+        match repo.find_reference(name) {
+            Ok(reference) => Ok(Some(oid(reference.peel_to_commit()?.id()))),
+            Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether `old` is `new` or one of its ancestors. Unknown commits are nobody's ancestors.
+    pub fn is_ancestor(&self, old: &Oid, new: &Oid) -> Result<bool, GitError> {
+        if old == new {
+            return Ok(true);
+        }
+        let repo = self.repo()?;
+        let (old, new) = (git2::Oid::from_str(old.as_str())?, git2::Oid::from_str(new.as_str())?);
+        if repo.find_commit(old).is_err() {
+            return Ok(false);
+        }
+        Ok(repo.graph_descendant_of(new, old)?)
+    }
+
+    pub fn tree_of(&self, commit: &Oid) -> Result<Oid, GitError> {
+        let repo = self.repo()?;
+        Ok(oid(repo.find_commit(git2::Oid::from_str(commit.as_str())?)?.tree_id()))
+    }
+
+    /// Full names of all refs below `prefix`, with their commits, sorted.
+    pub fn refs_below(&self, prefix: &str) -> Result<Vec<(String, Oid)>, GitError> {
+        let repo = self.repo()?;
+        let mut found = Vec::new();
+        for reference in repo.references_glob(&format!("{prefix}*"))? {
+            let reference = reference?;
+            if let (Ok(name), Ok(commit)) = (reference.name(), reference.peel_to_commit()) {
+                found.push((name.to_owned(), oid(commit.id())));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// First line of a commit's message and its time, for lists.
+    pub fn summary(&self, commit: &Oid) -> Result<String, GitError> {
+        let repo = self.repo()?;
+        let commit = repo.find_commit(git2::Oid::from_str(commit.as_str())?)?;
+        Ok(commit.summary().ok().flatten().unwrap_or_default().to_owned())
+    }
+
+    /// Moves `name` from `old` (none: must not exist) to `new`, durably.
+    ///
+    /// # Errors
+    /// When the ref is not at `old`: then nothing has changed.
+    pub fn swap_ref(&self, name: &str, old: Option<&Oid>, new: &Oid, why: &str) -> Result<(), GitError> {
+        let zero = "0".repeat(new.as_str().len());
+        let old = old.map_or(zero.as_str(), Oid::as_str);
+        self.run(&["update-ref", "-m", why, "--no-deref", name, new.as_str(), old])?;
+        self.sync_refs(name)?;
+        Ok(())
+    }
+
+    /// Applies `update-ref --stdin` instructions in one transaction.
+    pub(super) fn ref_transaction(&self, instructions: &str) -> Result<(), GitError> {
+        let command = self.in_dir(&self.project, &["update-ref", "-m", "loom", "--stdin"]);
+        line(super::command::run(command, Some(instructions.as_bytes()))?);
+        self.sync_refs("refs/loom")?;
+        self.sync_refs("refs/heads/loom")
+    }
+
+    /// Syncs the folders a ref's rename happened in: git syncs the file and not its name.
+    fn sync_refs(&self, name: &str) -> Result<(), GitError> {
+        let reftable = self.common.join("reftable");
+        if reftable.is_dir() {
+            sync_dir(&reftable)?;
+        }
+        let mut dir = self.common.join(name);
+        let top = self.common.join("refs");
+        while dir.starts_with(&top) {
+            if dir.is_dir() {
+                sync_dir(&dir)?;
+            }
+            if !dir.pop() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The checkout in which `branch` (short name) is checked out, if one has it.
+    pub fn checked_out_at(&self, branch: &str) -> Result<Option<std::path::PathBuf>, GitError> {
+        let wanted = format!("ref: refs/heads/{branch}");
+        let is_at = |head: &Path| fs_err::read_to_string(head).is_ok_and(|text| text.trim() == wanted);
+        if is_at(&self.common.join("HEAD")) {
+            return Ok(Some(self.project.clone()));
+        }
+        let Ok(entries) = fs_err::read_dir(self.common.join("worktrees")) else { return Ok(None) };
+        for entry in entries.flatten() {
+            if is_at(&entry.path().join("HEAD")) {
+                let pointer = fs_err::read_to_string(entry.path().join("gitdir"))?;
+                let dir = std::path::PathBuf::from(pointer.trim());
+                return Ok(dir.parent().map(Path::to_path_buf));
+            }
+        }
+        Ok(None)
+    }
+}

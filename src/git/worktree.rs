@@ -1,0 +1,144 @@
+//! Worktrees of stages, and what is in them at submission.
+
+use std::path::Path;
+
+use super::command::run;
+use super::{Git, GitError};
+use crate::model::ids::Oid;
+
+/// What `git status` says about a worktree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorktreeStatus {
+    pub head: Option<Oid>,
+    /// Short name; none when detached.
+    pub branch: Option<String>,
+    /// Changed, staged or untracked paths.
+    pub dirty: Vec<String>,
+}
+
+impl Git {
+    /// Adds a worktree at `dir` on `branch`, which is created at `base` unless it exists.
+    pub fn add_worktree(&self, dir: &Path, branch: &str, base: &Oid) -> Result<(), GitError> {
+        let dir = dir.display().to_string();
+        if self.tip(&format!("refs/heads/{branch}"))?.is_some() {
+            self.run(&["worktree", "add", "-q", &dir, branch])?;
+        } else {
+            self.run(&["worktree", "add", "-q", "--no-track", "-b", branch, &dir, base.as_str()])?;
+        }
+        Ok(())
+    }
+
+    /// Whether `dir` is a worktree that git knows and that is there.
+    pub fn is_worktree(&self, dir: &Path) -> bool {
+        git2::Repository::open(dir).is_ok_and(|repo| {
+            let common = repo.commondir().canonicalize();
+            repo.is_worktree() && common.is_ok_and(|common| common == self.common)
+        })
+    }
+
+    /// Looks at a worktree without taking any lock in it.
+    pub fn status(&self, dir: &Path) -> Result<WorktreeStatus, GitError> {
+        let args = [
+            "--no-optional-locks",
+            "status",
+            "--porcelain=v2",
+            "--branch",
+            "-z",
+            "--untracked-files=normal",
+            "--ignore-submodules=none",
+        ];
+        let output = run(self.in_dir(dir, &args), None)?;
+        Ok(parse_status(&output))
+    }
+
+    /// Puts the objects between `base` and `commit` into a pack that survives a power cut,
+    /// however the agent's own git wrote them.
+    pub fn pack_durably(&self, base: &Oid, commit: &Oid) -> Result<(), GitError> {
+        let prefix = self.common.join("objects/pack/pack");
+        let prefix = prefix.display().to_string();
+        let args = ["pack-objects", "-q", "--revs", "--non-empty", "--delta-base-offset", &prefix];
+        let revs = format!("{commit}\n^{base}\n");
+        run(self.in_dir(&self.project, &args), Some(revs.as_bytes()))?;
+        crate::base::fs::sync_dir(&self.common.join("objects/pack"))?;
+        Ok(())
+    }
+
+    /// Removes a worktree that holds nothing which is not committed.
+    ///
+    /// # Errors
+    /// When it does hold something: then it is still there.
+    pub fn remove_clean_worktree(&self, dir: &Path) -> Result<(), GitError> {
+        let dir = dir.display().to_string();
+        self.run(&["worktree", "remove", &dir])?;
+        Ok(())
+    }
+
+    /// Removes a worktree whatever it holds. Only after a rescue.
+    pub fn remove_rescued_worktree(&self, dir: &Path) -> Result<(), GitError> {
+        if dir.exists() {
+            let dir = dir.display().to_string();
+            self.run(&["worktree", "remove", "--force", "--force", &dir])?;
+        } else {
+            self.run(&["worktree", "prune"])?;
+        }
+        Ok(())
+    }
+
+    /// Takes a worktree's `HEAD` off its branch, so that another worktree can have it.
+    pub fn detach_worktree(&self, dir: &Path) -> Result<(), GitError> {
+        run(self.in_dir(dir, &["checkout", "-q", "--detach"]), None)?;
+        Ok(())
+    }
+
+    /// Makes a worktree's tracked files those of `branch` and removes untracked ones.
+    /// Ignored files stay. Only after a rescue.
+    pub fn restore_worktree(&self, dir: &Path, branch: &str) -> Result<(), GitError> {
+        run(self.in_dir(dir, &["checkout", "-q", "-f", "--ignore-other-worktrees", branch]), None)?;
+        run(self.in_dir(dir, &["clean", "-fdq"]), None)?;
+        Ok(())
+    }
+}
+
+fn parse_status(output: &[u8]) -> WorktreeStatus {
+    let mut status = WorktreeStatus { head: None, branch: None, dirty: Vec::new() };
+    let mut fields = output.split(|byte| *byte == 0).map(|field| String::from_utf8_lossy(field).into_owned());
+    while let Some(field) = fields.next() {
+        let path = |n: usize| field.splitn(n, ' ').last().map(str::to_owned);
+        match field.split(' ').next() {
+            Some("#") => {
+                if let Some(head) = field.strip_prefix("# branch.oid ") {
+                    status.head = Oid::new(head).ok();
+                } else if let Some(branch) = field.strip_prefix("# branch.head ") {
+                    status.branch = (branch != "(detached)").then(|| branch.to_owned());
+                }
+            }
+            Some("1") => status.dirty.extend(path(9)),
+            Some("2") => {
+                status.dirty.extend(path(10));
+                // The path before the rename is a field of its own.
+                fields.next();
+            }
+            Some("u") => status.dirty.extend(path(11)),
+            Some("?") => status.dirty.extend(path(2)),
+            _ => {}
+        }
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_change_is_seen() {
+        let oid = "a".repeat(40);
+        let text = format!(
+            "# branch.oid {oid}\0# branch.head loom/api\01 .M N... 100644 100644 100644 {oid} {oid} a b\02 R. N... 100644 100644 100644 {oid} {oid} R100 new\0old\0u UU N... 1 1 1 1 {oid} {oid} {oid} both\0? extra file\0"
+        );
+        let status = parse_status(text.as_bytes());
+        assert_eq!(status.head.unwrap().as_str(), oid);
+        assert_eq!(status.branch.as_deref(), Some("loom/api"));
+        assert_eq!(status.dirty, ["a b", "new", "both", "extra file"]);
+    }
+}

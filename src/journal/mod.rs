@@ -1,0 +1,374 @@
+//! The journal: one checksummed, hash-chained JSON line per commit, synced
+//! before anybody is told. It is the only truth besides git.
+//!
+//! A line is `{"v":1,"seq":7,"at":"…","cause":"…","prev":"<hash>","facts":[…],"hash":"<hash>"}`.
+//! `hash` is the SHA-256 of the line up to and without `,"hash"`; `prev` is the
+//! `hash` of the line before, or 64 zeros.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::base::text::sha256;
+use crate::model::fact::{FACT_VERSION, Fact};
+
+/// Why a journal cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("the journal {path} is damaged at line {line}: {why}")]
+    Damaged { path: PathBuf, line: usize, why: String },
+    #[error("the journal {path} was written by a newer loom (fact version {version}, this one knows {FACT_VERSION})")]
+    Newer { path: PathBuf, version: u32 },
+    #[error("the journal cannot be {verb}")]
+    Io { verb: &'static str, source: io::Error },
+    #[error("the journal could not be synced before; what is on disk is unknown: start again")]
+    Poisoned,
+}
+
+/// One commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub v: u32,
+    pub seq: u64,
+    pub at: Timestamp,
+    /// The event or request that caused it, and who asked.
+    pub cause: String,
+    pub prev: String,
+    pub facts: Vec<Fact>,
+}
+
+/// What a reading found besides the records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tail {
+    /// Bytes of whole, valid lines.
+    pub valid_bytes: u64,
+    /// Bytes after them: a last line without its newline, which a crash leaves.
+    pub torn_bytes: u64,
+    pub next_seq: u64,
+    pub head: String,
+}
+
+/// Before the first record.
+pub const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+const HASH_FIELD: &str = ",\"hash\":\"";
+
+/// Reads and verifies every record and gives it to `each`. A missing file is an empty journal.
+///
+/// # Errors
+/// Damage is refused with the line; nothing is skipped. A torn last line is no damage.
+pub fn read(path: &Path, mut each: impl FnMut(Record)) -> Result<Tail, JournalError> {
+    let bytes = match fs_err::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(JournalError::Io { verb: "read", source }),
+    };
+    let mut tail = Tail { next_seq: 1, head: NO_HASH.to_owned(), ..Tail::default() };
+    for (at, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        let Some(line_text) = line.strip_suffix(b"\n") else {
+            tail.torn_bytes = line.len() as u64;
+            break;
+        };
+        let (record, hash) = parse(line_text, &tail).map_err(|why| why.at(path, at + 1))?;
+        tail.valid_bytes += line.len() as u64;
+        tail.next_seq = record.seq + 1;
+        tail.head = hash;
+        each(record);
+    }
+    Ok(tail)
+}
+
+enum BadLine {
+    Damaged(String),
+    Newer(u32),
+}
+
+impl BadLine {
+    fn at(self, path: &Path, line: usize) -> JournalError {
+        let path = path.to_path_buf();
+        match self {
+            BadLine::Damaged(why) => JournalError::Damaged { path, line, why },
+            BadLine::Newer(version) => JournalError::Newer { path, version },
+        }
+    }
+}
+
+fn parse(line: &[u8], tail: &Tail) -> Result<(Record, String), BadLine> {
+    #[derive(Deserialize)]
+    struct Version {
+        v: u32,
+    }
+    let damaged = |why: &str| BadLine::Damaged(why.to_owned());
+    let text = std::str::from_utf8(line).map_err(|_| damaged("it is not UTF-8"))?;
+    let (body, rest) = text.rsplit_once(HASH_FIELD).ok_or_else(|| damaged("it has no hash"))?;
+    let hash = rest.strip_suffix("\"}").ok_or_else(|| damaged("it does not end with its hash"))?;
+    if sha256(body.as_bytes()) != hash {
+        return Err(damaged("its content does not match its hash"));
+    }
+    let json = format!("{body}}}");
+    let version: Version = serde_json::from_str(&json).map_err(|error| BadLine::Damaged(error.to_string()))?;
+    if version.v > FACT_VERSION {
+        return Err(BadLine::Newer(version.v));
+    }
+    let record: Record = serde_json::from_str(&json).map_err(|error| BadLine::Damaged(error.to_string()))?;
+    if record.prev != tail.head {
+        return Err(damaged("it does not follow from the line before it"));
+    }
+    if record.seq != tail.next_seq {
+        return Err(BadLine::Damaged(format!("it has number {} and should have {}", record.seq, tail.next_seq)));
+    }
+    Ok((record, hash.to_owned()))
+}
+
+/// The file as the journal needs it; the one place where tests inject I/O errors.
+pub trait Store {
+    /// Appends at the end.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes everything appended durable.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Cuts the file to `bytes`.
+    fn cut(&mut self, bytes: u64) -> io::Result<()>;
+}
+
+/// A file on disk.
+#[derive(Debug)]
+pub struct Disk {
+    file: std::fs::File,
+}
+
+impl Store for Disk {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+    fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)?;
+        self.file.sync_all()
+    }
+}
+
+impl Disk {
+    /// Opens `path` for appending; a new file and its name are durable at once.
+    pub fn open(path: &Path) -> Result<Disk, JournalError> {
+        let open = || -> io::Result<std::fs::File> {
+            let is_new = !path.exists();
+            let file = fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_parts().0;
+            if is_new {
+                file.sync_all()?;
+                if let Some(dir) = path.parent() {
+                    crate::base::fs::sync_dir(dir)?;
+                }
+            }
+            Ok(file)
+        };
+        Ok(Disk { file: open().map_err(|source| JournalError::Io { verb: "opened", source })? })
+    }
+}
+
+/// The writing end. There is one at a time, under the writer lock.
+#[derive(Debug)]
+pub struct Journal<S = Disk> {
+    store: S,
+    seq: u64,
+    head: String,
+    /// Bytes that are durable; a failed append is cut back to here.
+    durable_bytes: u64,
+    pending: Vec<u8>,
+    is_poisoned: bool,
+}
+
+impl<S: Store> Journal<S> {
+    /// Continues after `tail`, cutting off a torn last line.
+    pub fn resume(mut store: S, tail: &Tail) -> Result<Journal<S>, JournalError> {
+        if tail.torn_bytes > 0 {
+            store.cut(tail.valid_bytes).map_err(|source| JournalError::Io { verb: "repaired", source })?;
+        }
+        Ok(Journal {
+            store,
+            seq: tail.next_seq,
+            head: tail.head.clone(),
+            durable_bytes: tail.valid_bytes,
+            pending: Vec::new(),
+            is_poisoned: false,
+        })
+    }
+
+    /// Adds a record to the batch. Nothing is durable before [`Journal::commit`].
+    pub fn push(&mut self, at: Timestamp, cause: &str, facts: &[Fact]) {
+        let record = Record {
+            v: FACT_VERSION,
+            seq: self.seq,
+            at,
+            cause: cause.to_owned(),
+            prev: std::mem::take(&mut self.head),
+            facts: facts.to_vec(),
+        };
+        let mut line = serde_json::to_string(&record).expect("facts have string keys only");
+        line.pop();
+        self.head = sha256(line.as_bytes());
+        line.push_str(HASH_FIELD);
+        line.push_str(&self.head);
+        line.push_str("\"}\n");
+        self.pending.extend_from_slice(line.as_bytes());
+        self.seq += 1;
+    }
+
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Writes and syncs the batch with one append and one sync.
+    ///
+    /// # Errors
+    /// After an error the journal takes nothing more: the process starts again and reads
+    /// what is on disk. A full disk leaves no half line behind where the cut still works.
+    pub fn commit(&mut self) -> Result<(), JournalError> {
+        if self.is_poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut self.pending);
+        if let Err(source) = self.store.append(&bytes) {
+            self.is_poisoned = true;
+            let _ = self.store.cut(self.durable_bytes);
+            return Err(JournalError::Io { verb: "written", source });
+        }
+        if let Err(source) = self.store.sync() {
+            self.is_poisoned = true;
+            return Err(JournalError::Io { verb: "synced", source });
+        }
+        self.durable_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Hash of the newest record.
+    pub fn head(&self) -> &str {
+        &self.head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::event::Caller;
+
+    fn write(path: &Path, n: usize) {
+        let tail = read(path, |_| {}).unwrap();
+        let mut journal = Journal::resume(Disk::open(path).unwrap(), &tail).unwrap();
+        for i in 0..n {
+            journal.push(Timestamp::UNIX_EPOCH, &format!("test {i}"), &[Fact::Stopped { by: Caller::Operator }]);
+        }
+        journal.commit().unwrap();
+    }
+
+    fn count(path: &Path) -> Result<usize, JournalError> {
+        let mut n = 0;
+        read(path, |_| n += 1).map(|_| n)
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        assert_eq!(count(&path).unwrap(), 0);
+        write(&path, 3);
+        write(&path, 2);
+        assert_eq!(count(&path).unwrap(), 5);
+    }
+
+    #[test]
+    fn every_cut_is_a_torn_tail_or_a_shorter_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        write(&path, 3);
+        let whole = fs_err::read(&path).unwrap();
+        for len in 0..whole.len() {
+            fs_err::write(&path, &whole[..len]).unwrap();
+            let lines = whole[..len].iter().filter(|byte| **byte == b'\n').count();
+            let tail = read(&path, |_| {}).unwrap();
+            assert_eq!(tail.next_seq as usize, lines + 1);
+            write(&path, 1);
+            assert_eq!(count(&path).unwrap(), lines + 1, "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        write(&path, 2);
+        let whole = fs_err::read(&path).unwrap();
+        for at in 0..whole.len() - 1 {
+            for bit in [0, 5, 7] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << bit;
+                fs_err::write(&path, &bytes).unwrap();
+                assert!(count(&path).is_err(), "byte {at} bit {bit} was not noticed");
+            }
+        }
+    }
+
+    /// Fails the nth operation.
+    struct Faulty {
+        bytes: Vec<u8>,
+        left: usize,
+        keeps: usize,
+    }
+
+    impl Faulty {
+        fn fails(&mut self) -> io::Result<()> {
+            self.left = self.left.checked_sub(1).ok_or_else(|| io::Error::from(io::ErrorKind::StorageFull))?;
+            Ok(())
+        }
+    }
+
+    impl Store for Faulty {
+        fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+            if let Err(error) = self.fails() {
+                let keeps = self.keeps.min(bytes.len());
+                self.bytes.extend_from_slice(&bytes[..keeps]);
+                return Err(error);
+            }
+            self.bytes.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn sync(&mut self) -> io::Result<()> {
+            self.fails()
+        }
+        fn cut(&mut self, bytes: u64) -> io::Result<()> {
+            self.fails()?;
+            self.bytes.truncate(bytes as usize);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failed_write_loses_nothing_acknowledged_and_poisons_the_writer() {
+        for left in 0..6 {
+            let tail = Tail { next_seq: 1, head: NO_HASH.to_owned(), ..Tail::default() };
+            let mut journal = Journal::resume(Faulty { bytes: Vec::new(), left, keeps: 10 }, &tail).unwrap();
+            let mut acknowledged = 0;
+            for _ in 0..3 {
+                journal.push(Timestamp::UNIX_EPOCH, "test", &[Fact::Stopped { by: Caller::Operator }]);
+                match journal.commit() {
+                    Ok(()) => acknowledged += 1,
+                    Err(_) => break,
+                }
+            }
+            if acknowledged < 3 {
+                journal.push(Timestamp::UNIX_EPOCH, "test", &[]);
+                assert!(matches!(journal.commit(), Err(JournalError::Poisoned)));
+            }
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("journal.jsonl");
+            fs_err::write(&path, &journal.store.bytes).unwrap();
+            assert!(count(&path).unwrap() >= acknowledged, "after {left} operations");
+        }
+    }
+}
