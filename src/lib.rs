@@ -14,6 +14,9 @@
 pub mod agent;
 pub mod base;
 pub mod checks;
+pub mod cli;
+pub mod client;
+pub mod daemon;
 pub mod git;
 pub mod guard;
 pub mod host;

@@ -1,8 +1,10 @@
-//! The `loom` binary.
+//! The `loom` binary. Hosts and hooks are dispatched before anything is set up:
+//! they run for every session and on every tool call.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
-    loom::host::main(&arguments).map_or(ExitCode::SUCCESS, ExitCode::from)
+    let code = loom::host::main(&arguments).unwrap_or_else(|| loom::cli::main(&arguments));
+    ExitCode::from(code)
 }

@@ -107,6 +107,18 @@ pub fn launch(start: &Start, layout: &Layout, loom: &Path, environment: &Environ
     Ok(Launch { files: launch.files, spec })
 }
 
+/// Settings for the worktree, for an agent that a person opens there by hand; none where the
+/// backend has no such thing. Loom's own sessions do not read them.
+pub fn by_hand_settings(agent: &Agent) -> io::Result<Option<String>> {
+    match agent {
+        Agent::Command { .. } => Ok(None),
+        Agent::Claude { .. } => {
+            let settings = claude::settings::render_by_hand(&crate::base::process::this_binary()?);
+            Ok(Some(serde_json::to_string_pretty(&settings)?))
+        }
+    }
+}
+
 /// The part of a launch that a backend decides.
 struct BackendLaunch {
     argv: Vec<String>,

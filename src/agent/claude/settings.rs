@@ -32,6 +32,12 @@ pub fn render(loom: &Path, hands_over_key: bool) -> Value {
     settings
 }
 
+/// The settings of a worktree: only what tells an agent opened by hand whose tree it is in.
+pub fn render_by_hand(loom: &Path) -> Value {
+    let event = HookEvent::SessionStart;
+    json!({"hooks": {event.name(): [registration(loom, event)]}})
+}
+
 fn registration(loom: &Path, event: HookEvent) -> Value {
     let hook = json!({
         "type": "command",

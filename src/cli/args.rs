@@ -1,0 +1,300 @@
+//! What clap parses. The doc comments are the help texts.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
+use crate::model::ids::StageId;
+
+/// Carries out plans with coding agents: worktrees, proof, and a merge queue that stays green
+#[derive(Debug, Parser)]
+#[command(name = "loom", version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Args {
+    /// Work as if started in this folder
+    #[arg(short = 'C', long, global = true, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The command line as data, for completion.
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a plan and make it this project's plan
+    Init(Init),
+    /// Carry the plan out, in the background
+    Run(Run),
+    /// Show what is going on and what to type next
+    Status(Status),
+    /// Stop the daemon; sessions go on under their hosts
+    Stop(Stop),
+    /// Go on with a blocked stage in the same conversation
+    Resume(StageOnly),
+    /// Land a stage now, or let the base branch follow
+    Merge(Merge),
+    /// Show the live terminal of a session
+    Attach(Attach),
+    /// Show what a session printed
+    Logs(Logs),
+    /// Tell Loom about a stage
+    #[command(subcommand)]
+    Stage(Stage),
+    /// Print the assignment of this worktree
+    Signal(Signal),
+    /// Look at plans
+    #[command(subcommand)]
+    Plan(Plan),
+    /// List and end sessions
+    #[command(subcommand)]
+    Sessions(Sessions),
+    /// Bring back what a reset, a retry or a removal put aside
+    Undo(Undo),
+    /// See the whole story in a temporary repository: no account, no network
+    Demo(Demo),
+    /// Print the completion script of a shell
+    Completions(Completions),
+    /// The daemon itself
+    #[command(hide = true)]
+    Daemon(Run),
+    /// The daemon's parent
+    #[command(hide = true)]
+    Keeper(Run),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Init {
+    /// The plan: Markdown with a YAML block
+    pub plan: PathBuf,
+    /// Put the open plan's work aside and start over
+    #[arg(long)]
+    pub clean: bool,
+    /// Go on without a field that does not work in this version (repeatable)
+    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+    pub ignore_field: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct Run {
+    /// Only this stage and what it depends on
+    #[arg(long, value_name = "ID", add = ArgValueCompleter::new(complete::stages))]
+    pub stage: Option<StageId>,
+    /// Follow until it is over; the exit code says how it ended
+    #[arg(long)]
+    pub watch: bool,
+    /// Run the daemon in this terminal
+    #[arg(long)]
+    pub foreground: bool,
+    /// Sessions at once, instead of the plan's `max_parallel`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub max_parallel: Option<u32>,
+    /// Prove, but ask before landing
+    #[arg(long)]
+    pub no_merge: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Status {
+    /// Only this stage, with everything about it
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: Option<StageId>,
+    /// As JSON (documented in doc/status.md)
+    #[arg(long)]
+    pub json: bool,
+    /// Keep showing it until the plan is over
+    #[arg(long, conflicts_with = "json")]
+    pub live: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Stop {
+    /// End the sessions too; their stages go on with the next `loom run`
+    #[arg(long)]
+    pub kill: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct StageOnly {
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: StageId,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Merge {
+    /// The stage; without it, the base branch follows the plan branch
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: Option<StageId>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Attach {
+    /// A stage or a session
+    #[arg(value_name = "STAGE|SESSION", add = ArgValueCompleter::new(complete::stages))]
+    pub target: String,
+    /// Only look: nothing typed reaches the agent
+    #[arg(long)]
+    pub read_only: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Logs {
+    /// A stage or a session; without it, the daemon's own log
+    #[arg(value_name = "STAGE|SESSION", add = ArgValueCompleter::new(complete::stages))]
+    pub target: Option<String>,
+    /// Keep printing until the session ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The bytes as they came, also those that drive a terminal
+    #[arg(long)]
+    pub raw: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Signal {
+    /// The stage; without it, that of this session or worktree
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: Option<StageId>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Stage {
+    /// Submit the worktree's commit: Loom proves it and lands it
+    Complete(Complete),
+    /// Say that it cannot go on without a person
+    Block(WithReason),
+    /// Start the next attempt of a blocked stage
+    Retry(Retry),
+    /// Start over from the plan branch; what is there is kept (loom undo)
+    Reset(WithReason),
+    /// Do not start it until it is released
+    Hold(StageOnly),
+    /// Let a held stage start
+    Release(StageOnly),
+    /// Do without it
+    Skip(Skip),
+    /// Answer an open question with yes
+    Approve(Gate),
+    /// Answer an open question with no
+    Reject(Gate),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Complete {
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: StageId,
+    /// Wait for the verdict and show it check by check
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct WithReason {
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: StageId,
+    /// Why; it is kept in the journal
+    #[arg(long)]
+    pub reason: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Retry {
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: StageId,
+    /// What the next session should know
+    #[arg(long)]
+    pub context: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Skip {
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: StageId,
+    /// Why; it is kept in the journal
+    #[arg(long)]
+    pub reason: String,
+    /// Let dependents start without it
+    #[arg(long)]
+    pub go_on: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Gate {
+    /// The stage with an open question, or a question's id (g1)
+    #[arg(value_name = "STAGE|GATE", add = ArgValueCompleter::new(complete::stages))]
+    pub target: String,
+    /// Why; it is kept in the journal
+    #[arg(long, default_value = "")]
+    pub reason: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Plan {
+    /// Check a plan: every problem with line, column, reason and fix
+    Verify(Verify),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Verify {
+    pub plan: PathBuf,
+    /// Warnings count as errors
+    #[arg(long)]
+    pub strict: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Go on without a field that does not work in this version (repeatable)
+    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+    pub ignore_field: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Sessions {
+    /// The sessions that live
+    List(SessionsList),
+    /// End a session and its whole process tree; its stage is blocked
+    Kill(SessionsKill),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct SessionsList {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct SessionsKill {
+    #[arg(add = ArgValueCompleter::new(complete::sessions))]
+    pub session: crate::model::ids::SessionId,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Undo {
+    /// What to bring back, as `--list` names it
+    #[arg(value_name = "STAGE/N")]
+    pub rescue: Option<String>,
+    /// Show what can be brought back
+    #[arg(long)]
+    pub list: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Demo {
+    /// Keep the temporary repository to look around
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Completions {
+    #[arg(value_parser = ["bash", "zsh", "fish"])]
+    pub shell: String,
+}

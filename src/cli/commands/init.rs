@@ -1,0 +1,61 @@
+//! `loom init`: reads the plan, pins it, and makes the plan branch.
+
+use super::Place;
+use super::plan::{read, rejected};
+use crate::base::text::sha256;
+use crate::cli::args::Init;
+use crate::cli::failure::{Failure, exit};
+use crate::cli::ui;
+use crate::client;
+use crate::model::effect::Answer;
+use crate::model::event::{Ground, PlanSource, Request};
+use crate::model::plan::Plan;
+use crate::planfile::Severity;
+
+pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
+    client::require_operator("load a plan")?;
+    place.git.check_ready()?;
+    let head = place.git.head()?;
+    let (source, parsed) = read(&args.plan, &args.ignore_field)?;
+    for diagnostic in &parsed.diagnostics {
+        ui::note(format!("{diagnostic}"));
+    }
+    let Some(plan) = parsed.plan else {
+        let errors = parsed.diagnostics.iter().filter(|one| one.severity == Severity::Error).count();
+        return Err(rejected(&args.plan, errors, 0));
+    };
+    let path = args.plan.canonicalize()?;
+    let path = path.strip_prefix(&place.layout.project).unwrap_or(&path);
+    let request = Request::LoadPlan {
+        source: PlanSource {
+            path: path.display().to_string(),
+            sha256: sha256(&source),
+            ignored_fields: args.ignore_field.clone(),
+        },
+        ground: Ground {
+            base_branch: head.branch.clone(),
+            base_commit: head.commit.clone(),
+            config: crate::git::fingerprint(&place.git.common)?,
+            nonce: uuid::Uuid::new_v4().simple().to_string(),
+        },
+        clean: args.clean,
+        plan: Box::new(plan.clone()),
+    };
+    if let Answer::Done { text } = client::request(&place.layout, request)? {
+        ui::line(format!("{text}, on `{}` at {}", head.branch, head.commit.short()));
+    }
+    explain(&plan);
+    Ok(exit::OK)
+}
+
+fn explain(plan: &Plan) {
+    use crate::model::plan::BackendKind;
+    let agents = plan.stages.iter().filter(|stage| stage.agent.kind() == BackendKind::Claude).count();
+    if agents > 0 {
+        ui::note(format!(
+            "{} with Claude Code, without a sandbox in this version: agents may do what you may",
+            crate::base::text::count(agents, "stage")
+        ));
+    }
+    ui::note("Next: loom run");
+}

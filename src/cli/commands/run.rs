@@ -1,0 +1,294 @@
+//! `loom run`: starts the keeper, which starts the daemon, and waits until it
+//! can be talked to.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::Place;
+use crate::base::process;
+use crate::base::text::count;
+use crate::cli::args::Run;
+use crate::cli::failure::{Failure, exit};
+use crate::cli::{show, ui};
+use crate::client::{self, Client, ClientError};
+use crate::daemon::dispatcher::Mode;
+use crate::daemon::{self, BootError, Opened, ReadOnly};
+use crate::journal::JournalError;
+use crate::model::event::RunOptions;
+use crate::model::plan::{Agent, BackendKind};
+use crate::model::refusal::Refusal;
+use crate::wire::status::{PhaseOfPlan, Status};
+
+/// What a ready daemon says to the parent that waits.
+const READY: &str = "ready";
+
+pub fn run(place: &Place, args: &Run) -> Result<u8, Failure> {
+    client::require_operator("run a plan")?;
+    match Client::connect(&place.layout) {
+        Ok(_) if args.watch => return watch(place),
+        Ok(_) => {
+            return Err(Failure::user("the daemon of this project is running already")
+                .hint("loom status")
+                .hint("loom run --watch"));
+        }
+        Err(ClientError::NoDaemon) => {}
+        Err(error) => return Err(error.into()),
+    }
+    preflight(place, args)?;
+    if args.foreground {
+        return daemon(place, args);
+    }
+    start_keeper(place, args)?;
+    let status = client::status(&place.layout)?;
+    announce(&status);
+    if args.watch { watch(place) } else { Ok(exit::OK) }
+}
+
+/// What can be known before anything is started.
+fn preflight(place: &Place, args: &Run) -> Result<(), Failure> {
+    let read = ReadOnly::open(&place.layout)?;
+    let Some(run) = &read.world.run else { return Err(BootError::NoPlan.into()) };
+    if let Some(stage) = args.stage.as_ref().filter(|stage| !run.stages.contains_key(stage)) {
+        return Err(unknown_stage(run, stage.as_str()).into());
+    }
+    place.git.check_ready()?;
+    let environment = crate::agent::environment::Environment::of_this_process();
+    let mut agents: Vec<&Agent> =
+        run.stages.values().filter(|stage| !stage.state.is_final()).map(|stage| &stage.spec.agent).collect();
+    agents.retain(|agent| agent.kind() != BackendKind::Command);
+    for agent in agents {
+        if let Err(unfit) = crate::agent::preflight(agent, &environment) {
+            return Err(Failure::user("the plan's agents cannot start").because(unfit.text).hint("loom run"));
+        }
+    }
+    Ok(())
+}
+
+/// A refusal that names the stage that was probably meant.
+pub fn unknown_stage(run: &crate::kernel::world::Run, wanted: &str) -> Refusal {
+    crate::kernel::unknown_stage(run, wanted)
+}
+
+fn start_keeper(place: &Place, args: &Run) -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt;
+    fs_err::create_dir_all(&place.layout.work)?;
+    let log = open_log(place)?;
+    let mut command = process::command(process::this_binary()?);
+    command.arg("-C").arg(&place.layout.project).arg("keeper").args(forwarded(args));
+    command.current_dir(&place.layout.project).stdout(Stdio::piped()).stderr(Stdio::from(log)).process_group(0);
+    let mut keeper = command.spawn()?;
+    let stdout = keeper.stdout.take().ok_or_else(|| Failure::new(exit::INTERNAL, "the keeper has no output"))?;
+    let mut lines = BufReader::new(stdout).lines();
+    match lines.next() {
+        Some(Ok(line)) if line == READY => Ok(()),
+        Some(Ok(line)) => Err(serde_json::from_str::<Told>(&line)
+            .map_or_else(|_| Failure::new(exit::INTERNAL, line.clone()), Told::into_failure)),
+        _ => Err(Failure::new(exit::INTERNAL, "the daemon ended before it was ready").hint("loom logs")),
+    }
+}
+
+/// A failure on its way from the daemon to the terminal.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Told {
+    code: u8,
+    what: String,
+    why: Vec<String>,
+    hints: Vec<String>,
+}
+
+impl Told {
+    fn into_failure(self) -> Failure {
+        Failure { code: self.code, what: self.what, why: self.why, hints: self.hints }
+    }
+}
+
+fn forwarded(args: &Run) -> Vec<String> {
+    let mut out = Vec::new();
+    if let Some(stage) = &args.stage {
+        out.push(format!("--stage={stage}"));
+    }
+    if let Some(n) = args.max_parallel {
+        out.push(format!("--max-parallel={n}"));
+    }
+    if args.no_merge {
+        out.push("--no-merge".to_owned());
+    }
+    out
+}
+
+fn open_log(place: &Place) -> Result<std::fs::File, Failure> {
+    let path = place.layout.daemon_log();
+    Ok(fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_parts().0)
+}
+
+/// `loom keeper`: outlives the terminal, restarts the daemon.
+pub fn keeper(place: &Place, args: &Run) -> Result<u8, Failure> {
+    // A process group leader cannot make a session; then the terminal's signals are ignored below.
+    let _ = rustix::process::setsid();
+    log_to(place)?;
+    let binary = process::this_binary()?;
+    let code = daemon::keep(|is_first| {
+        let mut command = process::command(&binary);
+        command.arg("-C").arg(&place.layout.project).arg("daemon").args(forwarded(args));
+        // Only the first one has a parent that waits.
+        command.stdout(if is_first { Stdio::inherit() } else { Stdio::null() });
+        command
+    })?;
+    Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
+}
+
+/// `loom daemon`, and `loom run --foreground`.
+pub fn daemon(place: &Place, args: &Run) -> Result<u8, Failure> {
+    log_to(place)?;
+    match run_daemon(place, args) {
+        Ok(()) if args.foreground => {
+            let status = client::status(&place.layout)?;
+            show::status(&status, ui::has_color());
+            Ok(code_of(&status))
+        }
+        Ok(()) => Ok(exit::OK),
+        Err(failure) if args.foreground => Err(failure),
+        Err(failure) => {
+            let Failure { code, what, why, hints } = failure;
+            tracing::error!("{what}: {}", why.join(": "));
+            say(&serde_json::to_string(&Told { code, what, why, hints }).unwrap_or_default());
+            Ok(code)
+        }
+    }
+}
+
+fn run_daemon(place: &Place, args: &Run) -> Result<(), Failure> {
+    let options = RunOptions {
+        max_parallel: args.max_parallel,
+        only: args.stage.clone(),
+        no_merge: args.no_merge,
+        backoff_ms: std::env::var("LOOM_BACKOFF_MS").ok().and_then(|text| text.parse().ok()),
+    };
+    let opened = Opened::open(&place.layout, Mode::Daemon)?;
+    let is_foreground = args.foreground;
+    let result = opened.run(options, || {
+        if !is_foreground {
+            say(READY);
+            // The parent has what it waited for; its pipe must not be written to again.
+            let _ = silence_stdout();
+        }
+    });
+    match result {
+        Err(BootError::Journal(error @ (JournalError::Io { .. } | JournalError::Poisoned))) => {
+            // The keeper starts it again, and that reads what is on disk.
+            Err(Failure::new(75, error.to_string()))
+        }
+        other => Ok(other?),
+    }
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    // A parent that went away misses nothing.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn silence_stdout() -> std::io::Result<()> {
+    let null = fs_err::OpenOptions::new().write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdout(null.file())?;
+    Ok(())
+}
+
+/// The daemon's log: `.work/daemon.log`; `LOOM_LOG` sets the level.
+fn log_to(place: &Place) -> Result<(), Failure> {
+    fs_err::create_dir_all(&place.layout.work)?;
+    let level = match std::env::var("LOOM_LOG").unwrap_or_default().to_lowercase().as_str() {
+        "error" => tracing::Level::ERROR,
+        "warn" => tracing::Level::WARN,
+        "debug" => tracing::Level::DEBUG,
+        "trace" => tracing::Level::TRACE,
+        _ => tracing::Level::INFO,
+    };
+    let log = Mutex::new(open_log(place)?);
+    // A second call in one process keeps the first log.
+    let _ = tracing_subscriber::fmt().with_writer(log).with_ansi(false).with_max_level(level).try_init();
+    Ok(())
+}
+
+fn announce(status: &Status) {
+    let sessions = status.sessions.len();
+    ui::note(format!(
+        "Loom runs `{}`: {}, {} now; it goes on when this terminal is closed",
+        status.plan.as_ref().map_or("the plan", |plan| plan.id.as_str()),
+        count(status.stages.len(), "stage"),
+        count(sessions, "session"),
+    ));
+    ui::note("Next: loom status · loom run --watch · loom attach <stage> · loom stop");
+}
+
+/// Prints every change until nothing goes on without a person.
+fn watch(place: &Place) -> Result<u8, Failure> {
+    let mut seen = show::Seen::default();
+    loop {
+        let mut client = match Client::connect(&place.layout) {
+            Ok(client) => client,
+            Err(ClientError::NoDaemon) => break,
+            Err(error) => return Err(error.into()),
+        };
+        client.subscribe()?;
+        loop {
+            match client.next_status() {
+                Ok(status) => {
+                    for line in seen.changes(&status) {
+                        ui::line(line);
+                    }
+                }
+                Err(ClientError::Gone | ClientError::Frame(_)) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !keeper_brings_it_back(place)? {
+            break;
+        }
+    }
+    let status = client::status(&place.layout)?;
+    for line in seen.changes(&status) {
+        ui::line(line);
+    }
+    show::epilogue(&status);
+    Ok(code_of(&status))
+}
+
+/// After a crash the daemon is back within a second. It says so in its record, which
+/// a daemon that ended by itself has removed.
+fn keeper_brings_it_back(place: &Place) -> Result<bool, Failure> {
+    if !place.layout.daemon_record().exists() {
+        return Ok(false);
+    }
+    let (sender, back) = std::sync::mpsc::channel();
+    let layout = place.layout.clone();
+    std::thread::spawn(move || {
+        // Blocks until the writer's lock is free, and again until it is taken.
+        let _ = crate::base::fs::wait_unlocked(&layout.writer_lock());
+        let _ = sender.send(());
+    });
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let _ = back.recv_timeout(Duration::from_secs(1));
+    while std::time::Instant::now() < deadline {
+        if Client::connect(&place.layout).is_ok() {
+            return Ok(true);
+        }
+        // Nobody sends: this waits for a moment between two looks at a daemon that is booting.
+        let (_keep, pause) = std::sync::mpsc::channel::<()>();
+        let _ = pause.recv_timeout(Duration::from_millis(20));
+    }
+    Ok(false)
+}
+
+fn code_of(status: &Status) -> u8 {
+    match status.phase {
+        PhaseOfPlan::Complete | PhaseOfPlan::Working | PhaseOfPlan::NoPlan => exit::OK,
+        PhaseOfPlan::WaitingForPerson => {
+            let is_blocked = status.stages.iter().any(|stage| stage.state == "blocked");
+            if is_blocked { exit::WORK } else { exit::WAITING }
+        }
+        PhaseOfPlan::Stopped => exit::INTERRUPTED,
+    }
+}

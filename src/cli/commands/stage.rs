@@ -1,0 +1,111 @@
+//! `loom stage …`: what people and agents say about a stage.
+
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use super::Place;
+use crate::cli::args::{Complete, Gate, Stage};
+use crate::cli::failure::{Failure, exit};
+use crate::cli::{show, ui};
+use crate::client::{self, Client, ClientError};
+use crate::model::effect::Answer;
+use crate::model::event::{GateTarget, Request};
+use crate::model::ids::{GateId, StageId};
+use crate::model::limits::COMPLETE_WAIT;
+use crate::wire::status::StageRow;
+
+pub fn run(place: &Place, verb: Stage) -> Result<u8, Failure> {
+    match verb {
+        Stage::Complete(args) => complete(place, &args),
+        Stage::Block(args) => place.ask(Request::Block { stage: args.stage, reason: args.reason }),
+        Stage::Retry(args) => place.ask(Request::Retry { stage: args.stage, context: args.context }),
+        Stage::Reset(args) => place.ask(Request::Reset { stage: args.stage, reason: args.reason }),
+        Stage::Hold(args) => place.ask(Request::Hold { stage: args.stage }),
+        Stage::Release(args) => place.ask(Request::Release { stage: args.stage }),
+        Stage::Skip(args) => place.ask(Request::Skip { stage: args.stage, reason: args.reason, go_on: args.go_on }),
+        Stage::Approve(args) => place.ask(Request::Approve { subject: target(&args)?, reason: args.reason }),
+        Stage::Reject(args) => place.ask(Request::Reject { subject: target(&args)?, reason: args.reason }),
+    }
+}
+
+/// `g12` is a gate unless there is a stage of that name.
+fn target(args: &Gate) -> Result<GateTarget, Failure> {
+    let number = args.target.strip_prefix('g').and_then(|number| number.parse().ok());
+    match (number, StageId::from_str(&args.target)) {
+        (Some(number), _) => Ok(GateTarget::Gate { gate: GateId(number) }),
+        (None, Ok(stage)) => Ok(GateTarget::Stage { stage }),
+        (None, Err(error)) => Err(Failure::user(error.to_string()).hint("loom status")),
+    }
+}
+
+/// Submits, and waits for the verdict: an agent for a bounded time, a person with `--wait`
+/// for as long as it takes.
+fn complete(place: &Place, args: &Complete) -> Result<u8, Failure> {
+    let Answer::Submitted { commit } = client::request(&place.layout, Request::Submit { stage: args.stage.clone() })?
+    else {
+        return Ok(exit::OK);
+    };
+    let inside = client::is_inside_session();
+    ui::note(format!("submitted at {}: Loom merges it and runs the checks", commit.short()));
+    if !args.wait && !inside {
+        ui::note("Next: loom status");
+        return Ok(exit::OK);
+    }
+    let wait = if inside { Some(COMPLETE_WAIT) } else { None };
+    match verdict(place, &args.stage, wait) {
+        Ok(Some(row)) => report(place, &row),
+        Ok(None) | Err(ClientError::NoDaemon | ClientError::Gone | ClientError::Io(_) | ClientError::Frame(_)) => {
+            ui::line("verifying; end your turn: you will be told when something has to be mended");
+            Ok(exit::OK)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The stage as soon as it is no longer being verified. None: not within `wait`.
+fn verdict(place: &Place, stage: &StageId, wait: Option<Duration>) -> Result<Option<StageRow>, ClientError> {
+    let deadline = wait.map(|wait| Instant::now() + wait);
+    let mut client = Client::connect(&place.layout)?;
+    client.subscribe()?;
+    loop {
+        let status = match deadline {
+            None => client.next_status()?,
+            Some(deadline) => match client.status_within(deadline.saturating_duration_since(Instant::now()))? {
+                Some(status) => status,
+                None => return Ok(None),
+            },
+        };
+        let row = status.stages.into_iter().find(|row| row.id == stage.as_str());
+        if let Some(row) = row.filter(|row| row.state != "verifying") {
+            return Ok(Some(row));
+        }
+    }
+}
+
+fn report(place: &Place, row: &StageRow) -> Result<u8, Failure> {
+    match row.state.as_str() {
+        "merged" => {
+            ui::line(format!("stage `{}` is proven and landed. The work is done: end your turn.", row.id));
+            Ok(exit::OK)
+        }
+        "gated" => {
+            ui::line(format!(
+                "stage `{}` waits for a person: {}. End your turn.",
+                row.id,
+                row.detail.as_deref().unwrap_or("")
+            ));
+            Ok(exit::WAITING)
+        }
+        _ => {
+            let view = StageId::from_str(&row.id)
+                .ok()
+                .and_then(|id| fs_err::read_to_string(place.layout.stage_view(&id)).ok());
+            ui::line(format!("stage `{}` is not accepted: {}", row.id, row.detail.as_deref().unwrap_or(&row.state)));
+            show::failed_checks(place, row);
+            if view.is_none() {
+                ui::note("Next: loom signal");
+            }
+            Ok(exit::WORK)
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `loom status`: one picture, always with the next action.
+
+use super::Place;
+use crate::cli::args::Status;
+use crate::cli::failure::{Failure, exit};
+use crate::cli::{show, ui};
+use crate::client::{self, Client, ClientError};
+use crate::daemon::ReadOnly;
+
+pub fn run(place: &Place, args: &Status) -> Result<u8, Failure> {
+    if args.live {
+        return live(place);
+    }
+    let mut status = client::status(&place.layout)?;
+    if let Some(wanted) = &args.stage {
+        if !status.stages.iter().any(|stage| stage.id == wanted.as_str()) {
+            let read = ReadOnly::open(&place.layout)?;
+            return Err(match &read.world.run {
+                Some(run) => crate::kernel::unknown_stage(run, wanted.as_str()).into(),
+                None => crate::daemon::BootError::NoPlan.into(),
+            });
+        }
+        status.stages.retain(|stage| stage.id == wanted.as_str());
+        status.sessions.retain(|session| session.stage == wanted.as_str());
+        status.gates.retain(|gate| gate.stage.as_deref() == Some(wanted.as_str()));
+    }
+    if args.json {
+        ui::json(&status);
+    } else {
+        show::status(&status, ui::has_color());
+        if let Some(stage) = &args.stage {
+            let view = fs_err::read_to_string(place.layout.stage_view(stage)).unwrap_or_default();
+            if let Some((_, text)) = view.split_once("\n---\n") {
+                ui::line(crate::base::text::printable(text.trim_end()));
+            }
+        }
+    }
+    Ok(exit::OK)
+}
+
+/// Repaints on every change; nothing is polled.
+fn live(place: &Place) -> Result<u8, Failure> {
+    let color = ui::has_color();
+    let paint = |status: &crate::wire::status::Status| {
+        ui::data(&format!("\x1b[H\x1b[2J{}", show::render(status, color)));
+    };
+    match Client::connect(&place.layout) {
+        Ok(mut client) => {
+            client.subscribe()?;
+            loop {
+                match client.next_status() {
+                    Ok(status) => paint(&status),
+                    Err(ClientError::Gone | ClientError::Frame(_)) => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Err(ClientError::NoDaemon) => {}
+        Err(error) => return Err(error.into()),
+    }
+    paint(&client::status(&place.layout)?);
+    Ok(exit::OK)
+}

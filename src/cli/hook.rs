@@ -1,0 +1,187 @@
+//! `loom hook <event>`: what Claude Code runs on its events. Started on every
+//! tool call: no argument parser, no log, and the daemon only where it decides.
+//!
+//! An agent that a person opened by hand in a worktree has no session: it is
+//! told whose tree it is in, and nothing is decided for it.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::failure::exit;
+use crate::agent::claude::hooks::{self, HookEvent, HookInput};
+use crate::agent::claude::standing_orders;
+use crate::base::layout::Layout;
+use crate::client::{self, Client, ClientError};
+use crate::guard::{self, Verdict};
+use crate::model::effect::Answer;
+use crate::model::event::Request;
+use crate::model::ids::{SessionId, StageId};
+use crate::model::session::Activity;
+
+/// Longest assignment that is put into the conversation; the rest is in the file.
+const ASSIGNMENT_BYTES_MAX: usize = 24 << 10;
+
+/// Runs the hook for `event` and returns the exit code.
+pub fn main(event: &std::ffi::OsStr) -> u8 {
+    let Some(event) = event.to_str().and_then(HookEvent::of_argument) else {
+        let _ = writeln!(std::io::stderr(), "usage: loom hook <event> (started by Claude Code, not by hand)");
+        return exit::USAGE;
+    };
+    let mut text = String::new();
+    // An input that cannot be read is one without fields.
+    let _ = std::io::stdin().read_to_string(&mut text);
+    let input = HookInput::parse(&text);
+    let answer = match Session::of_this_process() {
+        Some(session) => session.answer(event, &input),
+        None => by_hand(event, &input),
+    };
+    if let Some(answer) = answer {
+        let _ = writeln!(std::io::stdout(), "{answer}");
+    }
+    exit::OK
+}
+
+/// The session that this process runs in.
+struct Session {
+    id: SessionId,
+    stage: StageId,
+    layout: Layout,
+}
+
+impl Session {
+    fn of_this_process() -> Option<Session> {
+        let text = |name| std::env::var(name).ok();
+        let id = SessionId::from_str(&text("LOOM_SESSION")?).ok()?;
+        let layout = Layout::new(Path::new(&text("LOOM_PROJECT")?));
+        Some(Session { stage: id.stage(), id, layout })
+    }
+
+    fn answer(&self, event: HookEvent, input: &HookInput) -> Option<serde_json::Value> {
+        match event {
+            HookEvent::SessionStart => Some(hooks::session_context(&self.assignment())),
+            HookEvent::PreToolUse => self.tool(input),
+            HookEvent::Stop => self.stop(input),
+            HookEvent::StopFailure => {
+                self.tell(Request::TurnFailed { session: self.id.clone(), error: input.error.clone() });
+                None
+            }
+            HookEvent::PermissionRequest | HookEvent::Notification if input.needs_person(event) => {
+                let _ = std::fs::File::create(self.waiting_mark());
+                self.activity(Activity::WaitingForPerson);
+                None
+            }
+            HookEvent::Notification if input.notification_type == "idle_prompt" => {
+                self.activity(Activity::Idle);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Told once at the start, and again after every compaction.
+    fn assignment(&self) -> String {
+        let orders = standing_orders(&self.stage);
+        let signal = fs_err::read_to_string(self.layout.signal(&self.id)).unwrap_or_default();
+        let cut: String = signal.chars().take(ASSIGNMENT_BYTES_MAX).collect();
+        let more = if cut.len() < signal.len() { "\n… the rest: loom signal" } else { "" };
+        format!("{orders}\n\n{cut}{more}")
+    }
+
+    fn tool(&self, input: &HookInput) -> Option<serde_json::Value> {
+        let mark = self.waiting_mark();
+        if mark.exists() {
+            let _ = fs_err::remove_file(&mark);
+            self.activity(Activity::Working);
+        }
+        let worktree = self.worktree(input);
+        let cwd = PathBuf::from(&input.cwd);
+        let cwd = if cwd.is_absolute() { cwd } else { worktree.clone() };
+        match guard::judge_in(&input.tool_name, &input.tool_input, &worktree, &self.layout.project, &cwd) {
+            Verdict::Allow => Some(hooks::allow_tool("allowed by Loom")),
+            Verdict::Deny(reason) => Some(hooks::deny_tool(&reason)),
+            Verdict::NoOpinion => None,
+        }
+    }
+
+    /// The client was started at the top of the worktree and says so to its hooks.
+    fn worktree(&self, input: &HookInput) -> PathBuf {
+        let top = std::env::var_os("CLAUDE_PROJECT_DIR").map(PathBuf::from);
+        let top = top.filter(|top| top.starts_with(self.layout.worktrees()));
+        top.unwrap_or_else(|| {
+            let below = Path::new(&input.cwd).strip_prefix(self.layout.worktrees()).ok().map(Path::to_path_buf);
+            let folder = below.and_then(|below| below.components().next().map(|first| first.as_os_str().to_owned()));
+            match folder {
+                Some(folder) => self.layout.worktrees().join(folder),
+                None => self.layout.worktree(self.stage.as_str()),
+            }
+        })
+    }
+
+    /// May the turn end? A verdict that is pending is waited for.
+    fn stop(&self, input: &HookInput) -> Option<serde_json::Value> {
+        if !input.background_tasks.is_empty() {
+            // They wake the model again; the turn that matters is a later one.
+            return None;
+        }
+        loop {
+            match client::request(&self.layout, Request::TurnEnded { session: self.id.clone() }) {
+                Ok(Answer::TurnGoesOn { text }) => return Some(hooks::block_stop(&text)),
+                Ok(Answer::TurnWaits) => self.wait_for_verdict(),
+                _ => return None,
+            }
+        }
+    }
+
+    /// Until the stage is no longer being verified, or the daemon went away.
+    fn wait_for_verdict(&self) {
+        let wait = || -> Result<(), ClientError> {
+            let mut client = Client::connect(&self.layout)?;
+            client.subscribe()?;
+            loop {
+                let status = client.next_status()?;
+                let row = status.stages.iter().find(|row| row.id == self.stage.as_str());
+                if row.is_none_or(|row| row.state != "verifying") {
+                    return Ok(());
+                }
+            }
+        };
+        // Asking again says what became of it; a request waits for a daemon that is coming back.
+        let _ = wait();
+    }
+
+    fn waiting_mark(&self) -> PathBuf {
+        self.layout.session(&self.id).join("waiting")
+    }
+
+    fn activity(&self, activity: Activity) {
+        self.tell(Request::Activity { session: self.id.clone(), activity });
+    }
+
+    /// Nothing depends on the answer.
+    fn tell(&self, request: Request) {
+        let _ = client::request(&self.layout, request);
+    }
+}
+
+fn by_hand(event: HookEvent, input: &HookInput) -> Option<serde_json::Value> {
+    if event != HookEvent::SessionStart {
+        return None;
+    }
+    let cwd = PathBuf::from(&input.cwd);
+    let git = crate::git::Git::find(&cwd).ok()?;
+    let layout = Layout::new(&git.project);
+    let below = cwd.canonicalize().ok()?;
+    let below = below.strip_prefix(layout.worktrees()).ok()?.to_path_buf();
+    let folder = below.components().next()?.as_os_str().to_str()?.to_owned();
+    let stage = StageId::new(folder.split('.').next()?).ok()?;
+    let read = crate::daemon::ReadOnly::open(&layout).ok()?;
+    let known = read.world.run.as_ref()?.stages.get(&stage)?;
+    let signal = fs_err::read_to_string(layout.signal(&SessionId::of(&stage, known.sessions))).unwrap_or_default();
+    Some(hooks::session_context(&format!(
+        "This folder is the worktree of Loom's stage `{stage}` ({}). You were opened by hand: you hold no lease on the \
+         stage and cannot submit it. Loom itself goes on with it in a session of its own: `loom resume {stage}`. \
+         For orientation, its assignment:\n\n{signal}",
+        known.state.kind().as_str()
+    )))
+}

@@ -1,0 +1,34 @@
+//! The command line: arguments in, a request to the loop, words out. Every
+//! failure ends here as a [`failure::Failure`], which decides the exit code.
+
+mod args;
+mod commands;
+mod complete;
+pub mod failure;
+mod hook;
+mod show;
+mod ui;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+
+/// Runs the command line and returns the exit code.
+pub fn main(arguments: &[OsString]) -> u8 {
+    // Hooks run on every tool call: nothing else is set up for them.
+    if let [verb, event, ..] = arguments
+        && verb == "hook"
+    {
+        return hook::main(event);
+    }
+    clap_complete::CompleteEnv::with_factory(args::command).complete();
+    let name = OsString::from("loom");
+    let arguments = match args::Args::try_parse_from(std::iter::once(&name).chain(arguments)) {
+        Ok(arguments) => arguments,
+        Err(error) => return ui::usage(&error),
+    };
+    match commands::run(arguments) {
+        Ok(code) => code,
+        Err(failure) => ui::failure(&failure),
+    }
+}

@@ -1,0 +1,158 @@
+//! Words and pictures of a status.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::commands::Place;
+use super::ui::{self, Tone, toned};
+use crate::base::text::printable;
+use crate::wire::status::{PhaseOfPlan, StageRow, Status};
+
+/// Prints the picture.
+pub fn status(status: &Status, color: bool) {
+    ui::data(&render(status, color));
+}
+
+/// The picture: plan, stages, questions, notices, next.
+pub fn render(status: &Status, color: bool) -> String {
+    let mut out = String::new();
+    let Some(plan) = &status.plan else {
+        return "No plan yet.\nNext: loom init doc/plans/<plan>.md\n".to_owned();
+    };
+    let daemon = match (status.daemon.running, status.phase) {
+        (true, _) => "running",
+        (false, PhaseOfPlan::Complete) => "ended: the plan is complete",
+        (false, PhaseOfPlan::WaitingForPerson) => "ended: nothing goes on without you",
+        (false, _) => "not running",
+    };
+    let _ = writeln!(out, "{}", toned(&printable(&plan.name), Tone::Strong, color));
+    let _ = writeln!(
+        out,
+        "{}",
+        toned(&format!("plan {} on {} · base {} · daemon {daemon}", plan.id, plan.branch, plan.base), Tone::Dim, color)
+    );
+    out.push('\n');
+    let width = status.stages.iter().map(|stage| stage.id.len()).max().unwrap_or(0);
+    for stage in &status.stages {
+        let state = toned(&format!("{:<9}", label(stage)), tone(stage), color);
+        let detail = stage.detail.as_deref().map(|text| format!("  {}", printable(text))).unwrap_or_default();
+        let attempt = match stage.attempt {
+            Some(n) if n > 1 => format!("  attempt {n}"),
+            _ => String::new(),
+        };
+        let _ = writeln!(
+            out,
+            "  {} {:<width$}  {state}{attempt}{detail}",
+            toned(mark(stage), tone(stage), color),
+            stage.id
+        );
+    }
+    for gate in &status.gates {
+        let _ = writeln!(out, "\n{} {}: {}", toned("?", Tone::Waits, color), gate.id, printable(&gate.question));
+        let _ = writeln!(out, "    {}   or   {}", gate.next, gate.next.replace("approve", "reject"));
+    }
+    for notice in &status.notices {
+        let _ = writeln!(out, "\n{} {}", toned("!", Tone::Waits, color), printable(notice));
+    }
+    if !status.next.is_empty() {
+        let _ = writeln!(out, "\nNext: {}", status.next.join(" · "));
+    }
+    out
+}
+
+fn label(stage: &StageRow) -> &str {
+    if stage.held && stage.state == "ready" { "held" } else { &stage.state }
+}
+
+fn mark(stage: &StageRow) -> &'static str {
+    match stage.state.as_str() {
+        "merged" => "✓",
+        "running" => "●",
+        "verifying" => "◐",
+        "blocked" => "✗",
+        "gated" => "?",
+        "skipped" => "–",
+        "ready" => "○",
+        _ => "·",
+    }
+}
+
+fn tone(stage: &StageRow) -> Tone {
+    match stage.state.as_str() {
+        "merged" => Tone::Good,
+        "running" | "verifying" => Tone::Busy,
+        "blocked" => Tone::Bad,
+        "gated" => Tone::Waits,
+        _ => Tone::Dim,
+    }
+}
+
+/// Turns statuses into lines about what changed, for `--watch`.
+#[derive(Debug, Default)]
+pub struct Seen {
+    stages: BTreeMap<String, String>,
+    notices: Vec<String>,
+}
+
+impl Seen {
+    /// Lines about what is new in `status`.
+    pub fn changes(&mut self, status: &Status) -> Vec<String> {
+        let mut lines = Vec::new();
+        for stage in &status.stages {
+            let text = sentence(stage);
+            let known = self.stages.insert(stage.id.clone(), text.clone());
+            let is_news = match &known {
+                Some(before) => *before != text,
+                None => stage.state != "waiting" && stage.state != "ready",
+            };
+            if is_news {
+                lines.push(format!("{} {}", mark(stage), text));
+            }
+        }
+        for notice in &status.notices {
+            if !self.notices.contains(notice) {
+                lines.push(format!("! {}", printable(notice)));
+            }
+        }
+        self.notices.clone_from(&status.notices);
+        lines
+    }
+}
+
+fn sentence(stage: &StageRow) -> String {
+    let attempt = match stage.attempt {
+        Some(n) if n > 1 => format!(" (attempt {n})"),
+        _ => String::new(),
+    };
+    let detail = match stage.state.as_str() {
+        "waiting" => String::new(),
+        _ => stage.detail.as_deref().map(|text| format!(": {}", printable(text))).unwrap_or_default(),
+    };
+    format!("{} {}{attempt}{detail}", stage.id, label(stage))
+}
+
+/// The last words of `--watch`.
+pub fn epilogue(status: &Status) {
+    let merged = status.stages.iter().filter(|stage| stage.state == "merged").count();
+    let total = status.stages.len();
+    match status.phase {
+        PhaseOfPlan::Complete => ui::note(format!("The plan is complete: {merged} of {total} stages landed.")),
+        PhaseOfPlan::WaitingForPerson => {
+            ui::note(format!("Nothing goes on without you: {merged} of {total} stages landed."))
+        }
+        _ => ui::note(format!("The daemon is not running: {merged} of {total} stages landed.")),
+    }
+    if !status.next.is_empty() {
+        ui::note(format!("Next: {}", status.next.join(" · ")));
+    }
+}
+
+/// The failed checks of the newest verdict, with the end of their output.
+pub fn failed_checks(place: &Place, row: &StageRow) {
+    let Ok(read) = crate::daemon::ReadOnly::open(&place.layout) else { return };
+    let stage =
+        read.world.run.as_ref().and_then(|run| run.stages.values().find(|stage| stage.spec.id.as_str() == row.id));
+    if let Some(failure) = stage.and_then(|stage| stage.failures.last()) {
+        ui::line(printable(&crate::kernel::text::for_agent(failure)));
+    }
+}

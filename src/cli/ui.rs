@@ -1,0 +1,86 @@
+//! All output. Data goes to standard output, everything else to standard error;
+//! labels are coloured where a terminal is and `NO_COLOR` is not.
+
+use std::io::{IsTerminal, Write};
+
+use super::failure::{Failure, exit};
+use crate::base::text::printable;
+
+/// Colours by meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    Good,
+    Bad,
+    Busy,
+    Waits,
+    Dim,
+    Strong,
+}
+
+impl Tone {
+    fn code(self) -> &'static str {
+        match self {
+            Tone::Good => "\x1b[32m",
+            Tone::Bad => "\x1b[31m",
+            Tone::Busy => "\x1b[36m",
+            Tone::Waits => "\x1b[33m",
+            Tone::Dim => "\x1b[2m",
+            Tone::Strong => "\x1b[1m",
+        }
+    }
+}
+
+/// Whether standard output gets colours.
+pub fn has_color() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+        && std::io::stdout().is_terminal()
+}
+
+/// `text` in a tone, when colours are on.
+pub fn toned(text: &str, tone: Tone, color: bool) -> String {
+    if color { format!("{}{text}\x1b[0m", tone.code()) } else { text.to_owned() }
+}
+
+/// Data, to standard output. A reader that has gone away is no error.
+pub fn data(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// One line of data.
+pub fn line(text: impl AsRef<str>) {
+    data(&format!("{}\n", text.as_ref()));
+}
+
+/// One line for the person, to standard error.
+pub fn note(text: impl AsRef<str>) {
+    let mut out = std::io::stderr().lock();
+    let _ = writeln!(out, "{}", text.as_ref());
+}
+
+/// JSON, to standard output.
+pub fn json(value: &impl serde::Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => line(text),
+        Err(error) => note(format!("Error: {error}")),
+    }
+}
+
+/// Prints a failure and returns its exit code.
+pub fn failure(failure: &Failure) -> u8 {
+    note(format!("Error: {}", printable(&failure.what)));
+    for why in &failure.why {
+        note(format!("Caused by: {}", printable(why).trim_end()));
+    }
+    for hint in &failure.hints {
+        note(format!("Hint: {}", printable(hint)));
+    }
+    failure.code
+}
+
+/// Prints what clap says and returns the exit code.
+pub fn usage(error: &clap::Error) -> u8 {
+    let _ = error.print();
+    if error.use_stderr() { exit::USAGE } else { exit::OK }
+}

@@ -1,0 +1,201 @@
+//! A client of the loop: talks to the daemon, or, for an operator without one,
+//! runs the same dispatcher for one request; an agent that cannot open sockets
+//! leaves its request in the session's spool.
+
+mod spool;
+
+use std::io::{self, BufReader};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::base::clock;
+use crate::base::layout::Layout;
+use crate::daemon::dispatcher::Mode;
+use crate::daemon::rights::{self, Proof};
+use crate::daemon::{BootError, Opened, ReadOnly, report};
+use crate::model::effect::Answer;
+use crate::model::event::Request;
+use crate::model::refusal::{Refusal, RefusalKind};
+use crate::wire::frame::{self, FrameError};
+use crate::wire::status::{DaemonRow, Status};
+use crate::wire::{Call, ClientLine, DaemonRecord, Hello, ServerLine};
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("no daemon answers in this project")]
+    NoDaemon,
+    #[error("the daemon will not talk to this client: {0}")]
+    Refused(String),
+    #[error("the daemon went away before it answered")]
+    Gone,
+    #[error("the daemon said something unexpected")]
+    Frame(#[from] FrameError),
+    #[error("the daemon cannot be reached")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error("{}", .0.what)]
+    Request(Box<Refusal>),
+}
+
+/// A connection to the daemon.
+pub struct Client {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+    calls: u64,
+    token: Option<String>,
+}
+
+/// How long a daemon may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Client {
+    /// Connects and shakes hands.
+    ///
+    /// # Errors
+    /// [`ClientError::NoDaemon`] when there is none.
+    pub fn connect(layout: &Layout) -> Result<Client, ClientError> {
+        let stream = UnixStream::connect(socket(layout)?).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
+            _ => ClientError::Io(error),
+        })?;
+        stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
+        let mut writer = stream.try_clone()?;
+        let mut reader = BufReader::new(stream);
+        frame::write(&mut writer, &Hello::ours()).map_err(|_| ClientError::Gone)?;
+        let hello: Hello = frame::read(&mut reader)?.ok_or(ClientError::Gone)?;
+        if let Some(why) = hello.refused {
+            return Err(ClientError::Refused(why));
+        }
+        reader.get_ref().set_read_timeout(None)?;
+        Ok(Client { reader, writer, calls: 0, token: own_token() })
+    }
+
+    fn send(&mut self, call: Call) -> Result<u64, ClientError> {
+        self.calls += 1;
+        let line = ClientLine { id: self.calls, token: self.token.clone(), call };
+        frame::write(&mut self.writer, &line).map_err(|_| ClientError::Gone)?;
+        Ok(self.calls)
+    }
+
+    fn receive(&mut self) -> Result<ServerLine, ClientError> {
+        frame::read_long(&mut self.reader)?.ok_or(ClientError::Gone)
+    }
+
+    pub fn request(&mut self, request: Request) -> Result<Answer, ClientError> {
+        let id = self.send(Call::Request { request })?;
+        loop {
+            if let ServerLine::Answer { id: other, answer } = self.receive()?
+                && other == id
+            {
+                return Ok(answer);
+            }
+        }
+    }
+
+    pub fn status(&mut self) -> Result<Status, ClientError> {
+        self.send(Call::Status)?;
+        self.next_status()
+    }
+
+    /// From now on [`Client::next_status`] waits for changes. The first one is immediate.
+    pub fn subscribe(&mut self) -> Result<(), ClientError> {
+        self.send(Call::Subscribe).map(|_| ())
+    }
+
+    /// The next status.
+    ///
+    /// # Errors
+    /// [`ClientError::Gone`] when the daemon has ended.
+    pub fn next_status(&mut self) -> Result<Status, ClientError> {
+        loop {
+            if let ServerLine::Status { status, .. } = self.receive()? {
+                return Ok(*status);
+            }
+        }
+    }
+
+    /// The next status, if there is one within `wait`.
+    pub fn status_within(&mut self, wait: Duration) -> Result<Option<Status>, ClientError> {
+        self.reader.get_ref().set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
+        let status = match self.next_status() {
+            Ok(status) => Ok(Some(status)),
+            Err(ClientError::Frame(FrameError::Io(error)))
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        };
+        self.reader.get_ref().set_read_timeout(None)?;
+        status
+    }
+}
+
+fn socket(layout: &Layout) -> Result<std::path::PathBuf, ClientError> {
+    // The daemon's own record is right even when this process has another runtime folder.
+    let record = fs_err::read(layout.daemon_record()).ok();
+    match record.and_then(|bytes| serde_json::from_slice::<DaemonRecord>(&bytes).ok()) {
+        Some(record) => Ok(record.socket),
+        None => Err(ClientError::NoDaemon),
+    }
+}
+
+/// The token of the session that this process runs in.
+fn own_token() -> Option<String> {
+    let path = std::env::var_os("LOOM_TOKEN_FILE")?;
+    fs_err::read_to_string(std::path::PathBuf::from(path)).ok().map(|token| token.trim().to_owned())
+}
+
+/// Whether this process runs inside a session.
+pub fn is_inside_session() -> bool {
+    std::env::var_os("LOOM_SESSION").is_some()
+}
+
+/// Refuses unless this process provably belongs to an operator.
+pub fn require_operator(verb: &str) -> Result<(), ClientError> {
+    match rights::prove(std::process::id()) {
+        Proof::Operator => Ok(()),
+        Proof::No(why) => Err(ClientError::Request(Box::new(
+            Refusal::new(RefusalKind::Rights, format!("this process may not {verb}"))
+                .because(why)
+                .because("only a person, outside every session, may"),
+        ))),
+    }
+}
+
+/// Gets an answer to `request` by the way that works: the daemon, the spool of a session,
+/// or this process itself.
+pub fn request(layout: &Layout, request: Request) -> Result<Answer, ClientError> {
+    let answer = match Client::connect(layout) {
+        Ok(mut client) => client.request(request)?,
+        Err(_) if is_inside_session() => spool::request(request)?,
+        Err(ClientError::NoDaemon) => {
+            require_operator("change the state of this project")?;
+            Opened::open(layout, Mode::OneRequest)?.request(request)?
+        }
+        Err(error) => return Err(error),
+    };
+    match answer {
+        Answer::Refused { refusal } => Err(ClientError::Request(Box::new(refusal))),
+        answer => Ok(answer),
+    }
+}
+
+/// The status, from the daemon or from the journal.
+pub fn status(layout: &Layout) -> Result<Status, ClientError> {
+    match Client::connect(layout) {
+        Ok(mut client) => client.status(),
+        Err(ClientError::NoDaemon) => {
+            let read = ReadOnly::open(layout)?;
+            let daemon = DaemonRow { running: false, pid: None, uptime_s: None };
+            let tip = read.world.run.as_ref().and_then(|run| {
+                let git = crate::git::Git::find(&layout.project).ok()?;
+                git.tip(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
+            });
+            Ok(report::status(&read.world, daemon, tip.as_deref(), clock::now()))
+        }
+        Err(error) => Err(error),
+    }
+}

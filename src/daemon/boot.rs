@@ -1,0 +1,182 @@
+//! Boot is a list: what is opened, in which order, and why it may be refused.
+
+use std::io::Write;
+use std::sync::mpsc::Sender;
+
+use crate::base::clock;
+use crate::base::fs::{Lock, write_atomic};
+use crate::base::layout::Layout;
+use crate::daemon::dispatcher::{Dispatcher, Message, Mode};
+use crate::daemon::{executor, server};
+use crate::git::Git;
+use crate::journal::{self, Disk, Journal, JournalError, Tail};
+use crate::kernel::{self, Observed, World};
+use crate::model::effect::Answer;
+use crate::model::event::{Event, Request, RunOptions};
+use crate::wire::DaemonRecord;
+
+/// Why the state of a project cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    #[error("another loom process is at work in this project")]
+    Busy,
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    #[error("this project has no plan yet")]
+    NoPlan,
+}
+
+fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BootError {
+    let what = what.into();
+    move |source| BootError::Io { what, source }
+}
+
+/// The world as the journal tells it, without any lock: for reading.
+#[derive(Debug)]
+pub struct ReadOnly {
+    pub world: World,
+    pub tail: Tail,
+}
+
+impl ReadOnly {
+    /// Folds the journal of `layout`.
+    pub fn open(layout: &Layout) -> Result<ReadOnly, BootError> {
+        let mut world = World::default();
+        let tail = journal::read(&layout.journal(), |record| {
+            for fact in &record.facts {
+                world.apply(fact, record.at);
+            }
+        })?;
+        Ok(ReadOnly { world, tail })
+    }
+}
+
+/// The state of a project, opened for writing: nobody else writes while this lives.
+pub struct Opened {
+    dispatcher: Dispatcher,
+    sender: Sender<Message>,
+    _lock: Lock,
+    /// What a person should know about the opening.
+    pub notices: Vec<String>,
+}
+
+impl Opened {
+    /// Makes `.work/` unless it is there, takes the writer lock and folds the journal.
+    pub fn open(layout: &Layout, mode: Mode) -> Result<Opened, BootError> {
+        scaffold(layout)?;
+        let lock = take_lock(layout)?;
+        let read = ReadOnly::open(layout)?;
+        let mut notices = Vec::new();
+        if read.tail.torn_bytes > 0 {
+            notices.push(format!(
+                "the journal's last line was cut off in the middle of a write ({} bytes): it was never acknowledged and is removed",
+                read.tail.torn_bytes
+            ));
+        }
+        let journal = Journal::resume(Disk::open(&layout.journal())?, &read.tail)?;
+        let (dispatcher, sender) = Dispatcher::new(layout.clone(), read.world, journal, mode);
+        Ok(Opened { dispatcher, sender, _lock: lock, notices })
+    }
+
+    /// Carries one operator's request out and gives the lock back.
+    pub fn request(mut self, request: Request) -> Result<Answer, BootError> {
+        Ok(self.dispatcher.one_request(request)?)
+    }
+
+    /// Runs the daemon until nothing can go on without a person. `ready` is called once
+    /// it can be talked to.
+    pub fn run(mut self, options: RunOptions, ready: impl FnOnce()) -> Result<(), BootError> {
+        let layout = self.dispatcher.layout.clone();
+        if self.dispatcher.world.run.is_none() {
+            return Err(BootError::NoPlan);
+        }
+        let socket = layout.daemon_socket().map_err(io("the socket's folder cannot be used"))?;
+        let listener = server::bind(&socket).map_err(io("the socket cannot be bound"))?;
+        server::serve(listener, self.sender.clone()).map_err(io("clients cannot be served"))?;
+        let record = DaemonRecord {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            socket: socket.clone(),
+            started_at: clock::now(),
+        };
+        let json = serde_json::to_vec_pretty(&record).map_err(|error| BootError::Io {
+            what: "daemon.json cannot be written".to_owned(),
+            source: error.into(),
+        })?;
+        write_atomic(&layout.daemon_record(), &json).map_err(io("daemon.json cannot be written"))?;
+        watch_signals(self.sender.clone()).map_err(io("unix signals cannot be watched"))?;
+        for notice in &self.notices {
+            tracing::warn!("{notice}");
+        }
+        let observed = Observed {
+            boot_id: crate::base::process::boot_id(),
+            ended: executor::ended_sessions(&layout, &self.dispatcher.world),
+        };
+        let mut events = kernel::recover(&self.dispatcher.world, &observed);
+        events.push(Event::DaemonStarted { options });
+        ready();
+        let result = self.dispatcher.run(events);
+        server::unbind(&socket);
+        let _ = fs_err::remove_file(layout.daemon_record());
+        Ok(result?)
+    }
+}
+
+/// The folders of `.work/`, hidden from git, and the excludes file for worktrees.
+fn scaffold(layout: &Layout) -> Result<(), BootError> {
+    let what = || format!("{} cannot be written", layout.work.display());
+    super::start::write_ignore(&layout.work).map_err(io(what()))?;
+    let mut excludes = user_excludes();
+    excludes.push_str("\n# Loom and the agent's sandbox\n");
+    for pattern in crate::agent::EXCLUDES {
+        excludes.push_str(pattern);
+        excludes.push('\n');
+    }
+    let path = layout.excludes();
+    if fs_err::read_to_string(&path).ok().as_deref() != Some(&excludes) {
+        write_atomic(&path, excludes.as_bytes()).map_err(io(what()))?;
+    }
+    Ok(())
+}
+
+/// The user's own `core.excludesFile`: setting another one must not lose it.
+fn user_excludes() -> String {
+    let path =
+        git2::Config::open_default().and_then(|config| config.get_path("core.excludesfile")).ok().or_else(|| {
+            let config = std::env::var_os("XDG_CONFIG_HOME").map(std::path::PathBuf::from);
+            let config = config.or_else(|| Some(std::path::PathBuf::from(std::env::var_os("HOME")?).join(".config")));
+            Some(config?.join("git/ignore"))
+        });
+    path.and_then(|path| fs_err::read_to_string(path).ok()).unwrap_or_default()
+}
+
+/// A short-lived command may hold the lock for the moment of its request.
+fn take_lock(layout: &Layout) -> Result<Lock, BootError> {
+    let path = layout.writer_lock();
+    let what = format!("{} cannot be locked", path.display());
+    let lock = Lock::take_within(&path, std::time::Duration::from_secs(2)).map_err(io(what))?;
+    let lock = lock.ok_or(BootError::Busy)?;
+    let mut file = lock.file();
+    let _ = file.set_len(0);
+    let _ = writeln!(file, "{}", std::process::id());
+    Ok(lock)
+}
+
+fn watch_signals(sender: Sender<Message>) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let body = move || {
+        for _ in signals.forever() {
+            let _ = sender.send(Message::Shutdown);
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).stack_size(64 << 10).spawn(body)?;
+    Ok(())
+}
+
+/// The project's git, for callers that have no daemon.
+pub fn git_of(layout: &Layout) -> Option<Git> {
+    Git::find(&layout.project).ok()
+}

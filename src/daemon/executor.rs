@@ -1,0 +1,350 @@
+//! Runs effects, each on a thread of its own, and turns what happened into an
+//! event. A failed effect is an event too: deciding what it means is kernel work.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::base::layout::Layout;
+use crate::daemon::dispatcher::Message;
+use crate::git::{Followed, Git, GitError, Own};
+use crate::host::control::{self, Waiting};
+use crate::kernel::World;
+use crate::model::effect::Effect;
+use crate::model::event::{Event, Inspection, RefsSeen, RequestId, StartFailure};
+use crate::model::ids::{Oid, SessionId, StageId};
+use crate::model::plan::stage_branch;
+use crate::model::session::{Exit, SessionState};
+
+/// Shared by all effect threads.
+pub(super) struct Context {
+    pub(super) layout: Layout,
+    /// Opened at the first effect that needs it.
+    git: Mutex<Option<Git>>,
+    own: Mutex<Option<Own>>,
+    /// The accepted fingerprint of the repository's configuration.
+    config: Mutex<String>,
+    /// Hosts that wait at the start barrier.
+    pub(super) waiting: Mutex<BTreeMap<SessionId, Waiting>>,
+    sender: Sender<Message>,
+}
+
+pub(super) struct Executor {
+    context: Arc<Context>,
+}
+
+impl Executor {
+    pub(super) fn new(layout: Layout, sender: Sender<Message>) -> Executor {
+        let context = Context {
+            layout,
+            git: Mutex::new(None),
+            own: Mutex::new(None),
+            config: Mutex::new(String::new()),
+            waiting: Mutex::new(BTreeMap::new()),
+            sender,
+        };
+        Executor { context: Arc::new(context) }
+    }
+
+    pub(super) fn set_config(&self, fingerprint: Option<&str>) {
+        if let (Some(fingerprint), Ok(mut config)) = (fingerprint, self.context.config.lock()) {
+            if *config != fingerprint {
+                fingerprint.clone_into(&mut config);
+            }
+        }
+    }
+
+    /// The plan branch as git has it now.
+    pub(super) fn plan_tip(&self, world: &World) -> Option<String> {
+        let run = world.run.as_ref()?;
+        let git = self.context.git().ok()?;
+        git.tip(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
+    }
+
+    /// Starts `effect`; its outcome arrives as a message that frees `key`.
+    pub(super) fn start(&self, effect: Effect, key: Option<String>) {
+        let context = Arc::clone(&self.context);
+        let for_thread = key.clone();
+        let body = move || {
+            let event = context.carry_out(effect);
+            context.send(for_thread, event);
+        };
+        // git2 and the YAML-free paths here need little stack; twelve sessions wait on such threads.
+        let spawned = std::thread::Builder::new().name("effect".to_owned()).stack_size(512 << 10).spawn(body);
+        if let Err(error) = spawned {
+            self.context.send(key, failed("start a thread", &error));
+        }
+    }
+}
+
+fn failed(effect: &'static str, why: &dyn std::fmt::Display) -> Event {
+    Event::EffectFailed { effect, why: why.to_string() }
+}
+
+impl Context {
+    pub(super) fn send(&self, key: Option<String>, event: Event) {
+        // The dispatcher is gone only when the process ends.
+        let _ = self.sender.send(Message::Outcome { key, event });
+    }
+
+    pub(super) fn git(&self) -> Result<Git, GitError> {
+        let mut slot = self.git.lock().map_err(|_| poisoned())?;
+        if slot.is_none() {
+            let git = Git::find(&self.layout.project).map_err(std::io::Error::other)?;
+            *slot = Some(git);
+        }
+        slot.clone().ok_or_else(poisoned)
+    }
+
+    pub(super) fn own(&self) -> Result<Own, GitError> {
+        let git = self.git()?;
+        let mut slot = self.own.lock().map_err(|_| poisoned())?;
+        if slot.is_none() {
+            let cache = self.layout.cache();
+            *slot = Some(Own::open(&git, &cache)?);
+        }
+        slot.clone().ok_or_else(poisoned)
+    }
+
+    /// Refuses to run git in a work tree under a configuration that nobody accepted.
+    pub(super) fn check_config(&self, git: &Git) -> Result<(), String> {
+        let now = crate::git::fingerprint(&git.common).map_err(|error| error.to_string())?;
+        let accepted = self.config.lock().map(|config| config.clone()).unwrap_or_default();
+        if accepted.is_empty() || now == accepted {
+            return Ok(());
+        }
+        self.send(None, Event::ConfigSeen { fingerprint: now });
+        Err("the repository's git configuration or hooks changed since `loom init`".to_owned())
+    }
+
+    fn carry_out(&self, effect: Effect) -> Event {
+        match effect {
+            Effect::MakePlanBranch { branch, commit } => self.make_plan_branch(&branch, &commit),
+            Effect::Start(start) => super::start::start(self, &start),
+            Effect::OpenBarrier { session } => self.open_barrier(&session),
+            Effect::Watch { session } => self.watch(session),
+            Effect::EndSession { session, grace, .. } => self.end_session(&session, grace),
+            Effect::Inspect { stage, session, worktree, base, request } => {
+                self.inspect(stage, session, &self.layout.worktree(&worktree), &base, request)
+            }
+            Effect::Prove(prove) => super::land::prove(self, &prove),
+            Effect::Land { entry, branch, tip, landing } => super::land::land(self, entry, &branch, tip, landing),
+            Effect::FollowBase { branch, from, to } => self.follow(&branch, &from, &to),
+            Effect::LookAtRefs { plan_branch, base_branch, base, unlanded } => {
+                match self.look_at_refs(&plan_branch, &base_branch, &base, &unlanded) {
+                    Ok(refs) => Event::RefsSeen { refs },
+                    Err(error) => failed("look at refs", &error),
+                }
+            }
+            Effect::RestorePlanBranch { branch, actual, expected } => {
+                match super::land::restore_plan_branch(self, &branch, actual.as_ref(), &expected) {
+                    Ok(()) => Event::Schedule,
+                    Err(error) => failed("put the plan branch back", &error),
+                }
+            }
+            Effect::RemoveStage { stage, worktrees } => match super::land::remove_stage(self, &stage, &worktrees) {
+                Ok(rescued) => Event::StageRemoved { stage, rescued },
+                Err(error) => failed("remove a stage", &error),
+            },
+            Effect::CleanPlan { plan, stages } => match super::land::clean_plan(self, &plan, &stages) {
+                Ok(rescued) => Event::PlanCleaned { rescued },
+                Err(error) => failed("clean up after the plan", &error),
+            },
+            Effect::Reply { .. } | Effect::Shutdown => Event::Schedule,
+        }
+    }
+
+    fn make_plan_branch(&self, branch: &str, commit: &Oid) -> Event {
+        let make = || -> Result<(), GitError> {
+            let git = self.git()?;
+            let name = format!("refs/heads/{branch}");
+            match git.tip(&name)? {
+                Some(tip) if tip == *commit => Ok(()),
+                Some(tip) => {
+                    // Left by an earlier plan of this name: kept, then replaced.
+                    git.rescue_commit(&plan_name(), &tip, std::slice::from_ref(commit))?;
+                    git.swap_ref(&name, Some(&tip), commit, "loom: start the plan")
+                }
+                None => git.swap_ref(&name, None, commit, "loom: start the plan"),
+            }
+        };
+        match make() {
+            Ok(()) => Event::PlanBranchMade { commit: commit.clone() },
+            Err(error) => failed("make the plan branch", &error),
+        }
+    }
+
+    fn open_barrier(&self, session: &SessionId) -> Event {
+        let waiting = self.waiting.lock().ok().and_then(|mut waiting| waiting.remove(session));
+        // A host that is gone meanwhile is seen by its watch.
+        if let Some(waiting) = waiting {
+            match waiting.release() {
+                Ok(lifeline) => drop(lifeline),
+                Err(error) => tracing::warn!("the host of {session} could not be released: {error}"),
+            }
+        }
+        Event::Schedule
+    }
+
+    fn watch(&self, session: SessionId) -> Event {
+        let dir = self.layout.session(&session);
+        let record = match control::wait_end(&dir) {
+            Ok(record) => record,
+            Err(error) => return failed("watch a session", &error),
+        };
+        if record.exit == Exit::Lost {
+            let ended = control::kill_survivors(session.as_str());
+            if !ended.is_empty() {
+                tracing::warn!("{session} left {} behind without a host: ended", ended.join(", "));
+            }
+        }
+        match (record.exit, record.error) {
+            (Exit::NeverStarted, Some(text)) => Event::StartFailed { session, why: StartFailure::Passing { text } },
+            (exit, _) => Event::SessionEnded { session, exit },
+        }
+    }
+
+    fn end_session(&self, session: &SessionId, grace: Duration) -> Event {
+        let dir = self.layout.session(session);
+        // Gives the agent time to end by itself: its end is what wakes this, or the grace is over.
+        let ended = crate::daemon::start::ends_within(&dir, grace);
+        if !ended && let Err(error) = control::end(&dir, crate::model::limits::END_GRACE) {
+            return failed("end a session", &error);
+        }
+        Event::Schedule
+    }
+
+    fn inspect(
+        &self,
+        stage: StageId,
+        session: SessionId,
+        dir: &std::path::Path,
+        base: &Oid,
+        request: Option<RequestId>,
+    ) -> Event {
+        let inspection = match self.inspection(&stage, dir, base) {
+            Ok(inspection) => inspection,
+            Err(error) => Inspection::Unfit { why: error.to_string() },
+        };
+        Event::Inspected { stage, session, request, inspection }
+    }
+
+    fn inspection(&self, stage: &StageId, dir: &std::path::Path, base: &Oid) -> Result<Inspection, GitError> {
+        let git = self.git()?;
+        if let Err(why) = self.check_config(&git) {
+            return Ok(Inspection::Stopped { why });
+        }
+        if !git.is_worktree(dir) {
+            return Ok(Inspection::Unfit { why: format!("its worktree {} is gone", dir.display()) });
+        }
+        let status = git.status(dir)?;
+        let wanted = stage_branch(stage);
+        if status.branch.as_deref() != Some(&wanted) {
+            let there = status.branch.unwrap_or_else(|| "a detached HEAD".to_owned());
+            return Ok(Inspection::Unfit {
+                why: format!("its worktree is on `{there}` and not on `{wanted}`: git switch {wanted}"),
+            });
+        }
+        if !status.dirty.is_empty() {
+            return Ok(Inspection::Dirty { files: status.dirty });
+        }
+        let Some(head) = status.head else {
+            return Ok(Inspection::Unfit { why: format!("branch `{wanted}` has no commit") });
+        };
+        if !git.is_ancestor(base, &head)? {
+            let why = format!(
+                "branch `{wanted}` no longer contains {} where it started: history was rewritten",
+                base.short()
+            );
+            return Ok(Inspection::Unfit { why });
+        }
+        git.pack_durably(base, &head)?;
+        let changes_nothing = git.tree_of(base)? == git.tree_of(&head)?;
+        Ok(Inspection::Clean { head, changes_nothing })
+    }
+
+    fn follow(&self, branch: &str, from: &Oid, to: &Oid) -> Event {
+        let follow = || -> Result<Followed, GitError> {
+            let git = self.git()?;
+            match self.check_config(&git) {
+                Ok(()) => git.follow(branch, from, to),
+                Err(why) => Ok(Followed::Stayed { why }),
+            }
+        };
+        match follow() {
+            Ok(Followed::Moved) => Event::BaseFollowed { commit: to.clone() },
+            Ok(Followed::Stayed { why }) => Event::BaseStayed { why },
+            Err(error) => Event::BaseStayed { why: error.to_string() },
+        }
+    }
+
+    pub(super) fn look_at_refs(
+        &self,
+        plan_branch: &str,
+        base_branch: &str,
+        base: &Oid,
+        unlanded: &[Oid],
+    ) -> Result<RefsSeen, GitError> {
+        let git = self.git()?;
+        let plan_tip = git.tip(&format!("refs/heads/{plan_branch}"))?;
+        let base_tip = git.tip(&format!("refs/heads/{base_branch}"))?;
+        let moved = base_tip.as_ref().filter(|tip| *tip != base);
+        let (mut is_forward, mut has_stage_work, mut is_in_plan) = (true, false, false);
+        if let Some(tip) = moved {
+            is_forward = git.is_ancestor(base, tip)?;
+            for commit in unlanded.iter().cloned().chain(self.stage_tips(&git)?) {
+                has_stage_work |= !git.is_ancestor(&commit, base)? && git.is_ancestor(&commit, tip)?;
+            }
+            if let Some(plan_tip) = &plan_tip {
+                is_in_plan = git.is_ancestor(tip, plan_tip)?;
+            }
+        }
+        Ok(RefsSeen {
+            plan_tip,
+            base_tip,
+            base_is_forward: is_forward,
+            base_has_stage_work: has_stage_work,
+            base_is_in_plan: is_in_plan,
+        })
+    }
+
+    /// The tips of stage branches: commits made in worktrees.
+    fn stage_tips(&self, git: &Git) -> Result<Vec<Oid>, GitError> {
+        let plan = "refs/heads/loom/_plan/";
+        Ok(git
+            .refs_below("refs/heads/loom/")?
+            .into_iter()
+            .filter(|(name, _)| !name.starts_with(plan))
+            .map(|(_, tip)| tip)
+            .collect())
+    }
+}
+
+fn poisoned() -> GitError {
+    GitError::Io(std::io::Error::other("another thread broke off while it used git"))
+}
+
+/// The name under which the plan branch's own commits are put aside.
+pub(super) fn plan_name() -> StageId {
+    StageId::new("plan-branch").unwrap_or_else(|_| unreachable!("it is a valid id"))
+}
+
+/// Sessions on record whose host does not hold its lock, with what each left.
+pub(super) fn ended_sessions(layout: &Layout, world: &World) -> Vec<(SessionId, Exit)> {
+    let Some(run) = &world.run else { return Vec::new() };
+    run.live_sessions()
+        .filter(|session| matches!(session.state, SessionState::Live { .. } | SessionState::Ending { .. }))
+        .filter_map(|session| {
+            let dir: PathBuf = layout.session(&session.id);
+            match control::is_alive(&dir) {
+                control::Liveness::Dead => {
+                    let exit = control::wait_end(&dir).map_or(Exit::Lost, |record| record.exit);
+                    Some((session.id.clone(), exit))
+                }
+                control::Liveness::Alive | control::Liveness::Unknown => None,
+            }
+        })
+        .collect()
+}

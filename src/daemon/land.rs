@@ -1,0 +1,187 @@
+//! Effects of proof and landing, and of what goes when a stage or a plan is over.
+
+use crate::checks::{self, Place};
+use crate::daemon::executor::{Context, plan_name};
+use crate::git::{Commit, Followed, Git, GitError, Merged, Own};
+use crate::model::effect::Prove;
+use crate::model::event::{AloneVerdict, Entry, Event, Proof};
+use crate::model::ids::{Oid, PlanId, StageId};
+use crate::model::plan::stage_branch;
+use crate::model::stage::CheckResult;
+
+pub(super) fn prove(context: &Context, prove: &Prove) -> Event {
+    let proof = run_proof(context, prove).unwrap_or_else(|why| Proof::Broken { why });
+    Event::Proved { entry: prove.entry.clone(), tip: prove.tip.clone(), proof }
+}
+
+fn run_proof(context: &Context, prove: &Prove) -> Result<Proof, String> {
+    let text = |error: GitError| error.to_string();
+    let git = context.git().map_err(text)?;
+    let own = context.own().map_err(text)?;
+    let is_on_top = git.is_ancestor(&prove.tip, &prove.commit).map_err(text)?;
+    let tree = if is_on_top {
+        git.tree_of(&prove.commit).map_err(text)?
+    } else {
+        match own.merge(&prove.tip, &prove.commit).map_err(text)? {
+            Merged::Clean { tree } => tree,
+            Merged::Conflict { files } => return Ok(Proof::Conflict { files }),
+        }
+    };
+    let (name, email) = git.identity();
+    let parents = [&prove.tip, &prove.commit];
+    let commit = Commit { tree: &tree, parents: &parents, message: &prove.message, date: prove.date };
+    let landing = own.commit(&commit, (&name, &email)).map_err(text)?;
+    if let Some((_, checks)) = prove.proven.as_ref().filter(|(proven, _)| *proven == tree) {
+        return Ok(Proof::Passed { landing, tree, checks: checks.clone() });
+    }
+    let checks = run_checks(context, &own, prove, (&tree, &landing))?;
+    if checks.iter().all(|check| check.passed) {
+        return Ok(Proof::Passed { landing, tree, checks });
+    }
+    let alone = if is_on_top {
+        AloneVerdict::SameTree
+    } else {
+        let own_tree = git.tree_of(&prove.commit).map_err(text)?;
+        let results = run_checks(context, &own, prove, (&own_tree, &prove.commit))?;
+        if results.iter().all(|check| check.passed) { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails }
+    };
+    Ok(Proof::Failed { checks, alone })
+}
+
+/// Puts `tree` into the proof checkout and runs the checks there.
+fn run_checks(
+    context: &Context,
+    own: &Own,
+    prove: &Prove,
+    (tree, commit): (&Oid, &Oid),
+) -> Result<Vec<CheckResult>, String> {
+    own.check_out(tree).map_err(|error| error.to_string())?;
+    own.show_head(commit).map_err(|error| error.to_string())?;
+    let entry = match &prove.entry {
+        Entry::Stage { stage } => stage.as_str(),
+        Entry::Base => "_base",
+    };
+    let evidence = context.layout.evidence_of(entry, commit);
+    let evidence = (1..).map(|n| evidence.join(n.to_string())).find(|dir| !dir.exists()).unwrap_or(evidence);
+    let cwd = own.proof.join(&prove.working_dir);
+    if !cwd.is_dir() {
+        return Err(format!("the working_dir `{}` is not in the tree", prove.working_dir));
+    }
+    let place = Place { cwd: &cwd, work: &context.layout.work, evidence };
+    checks::run_all(&prove.checks, &place).map_err(|error| error.to_string())
+}
+
+pub(super) fn land(context: &Context, entry: Entry, branch: &str, tip: Oid, landing: Oid) -> Event {
+    match move_branch(context, branch, &tip, &landing) {
+        Ok(Moved::Here) => Event::Landed { entry, tip, landing },
+        Ok(Moved::Elsewhere(why)) => Event::LandRefused { entry, moved: true, why },
+        Ok(Moved::Not(why)) => Event::LandRefused { entry, moved: false, why },
+        Err(error) => Event::LandRefused { entry, moved: false, why: error.to_string() },
+    }
+}
+
+enum Moved {
+    Here,
+    /// The branch is where Loom did not leave it.
+    Elsewhere(String),
+    Not(String),
+}
+
+fn move_branch(context: &Context, branch: &str, tip: &Oid, landing: &Oid) -> Result<Moved, GitError> {
+    let git = context.git()?;
+    let name = format!("refs/heads/{branch}");
+    let now = git.tip(&name)?;
+    if now.as_ref() == Some(landing) {
+        return Ok(Moved::Here);
+    }
+    if now.as_ref() != Some(tip) {
+        return Ok(Moved::Elsewhere(format!("`{branch}` is not at {}", tip.short())));
+    }
+    if git.checked_out_at(branch)?.is_some() {
+        return Ok(match git.follow(branch, tip, landing)? {
+            Followed::Moved => Moved::Here,
+            Followed::Stayed { why } => {
+                Moved::Not(format!("the plan branch is checked out and cannot be moved: {why}"))
+            }
+        });
+    }
+    git.swap_ref(&name, Some(tip), landing, "loom: land")?;
+    Ok(Moved::Here)
+}
+
+pub(super) fn restore_plan_branch(
+    context: &Context,
+    branch: &str,
+    actual: Option<&Oid>,
+    expected: &Oid,
+) -> Result<(), GitError> {
+    let git = context.git()?;
+    if let Some(actual) = actual {
+        git.rescue_commit(&plan_name(), actual, std::slice::from_ref(expected))?;
+    }
+    git.swap_ref(&format!("refs/heads/{branch}"), actual, expected, "loom: put the plan branch back")
+}
+
+/// Rescues and removes everything of a stage but its landed commits.
+pub(super) fn remove_stage(context: &Context, stage: &StageId, folders: &[String]) -> Result<Vec<String>, GitError> {
+    let git = context.git()?;
+    let mut rescued = Vec::new();
+    for folder in folders {
+        rescued.extend(put_aside_worktree(context, &git, stage, folder, &[])?);
+    }
+    let branch = stage_branch(stage);
+    if let Some(tip) = git.tip(&format!("refs/heads/{branch}"))? {
+        rescued.extend(git.rescue_commit(stage, &tip, &kept(&git)?)?);
+        git.delete_rescued_branch(&branch, &tip)?;
+    }
+    Ok(rescued)
+}
+
+/// The tips of plan branches: what they have is not lost.
+fn kept(git: &Git) -> Result<Vec<Oid>, GitError> {
+    Ok(git.refs_below("refs/heads/loom/_plan/")?.into_iter().map(|(_, tip)| tip).collect())
+}
+
+/// Removes a worktree; what is not committed in it is rescued first.
+pub(super) fn put_aside_worktree(
+    context: &Context,
+    git: &Git,
+    stage: &StageId,
+    folder: &str,
+    kept: &[Oid],
+) -> Result<Option<String>, GitError> {
+    let dir = context.layout.worktree(folder);
+    if !dir.exists() {
+        return Ok(None);
+    }
+    if !git.is_worktree(&dir) {
+        // Not ours any more: whatever it is now, it stays.
+        return Ok(None);
+    }
+    // The quick way refuses to remove anything that is not committed.
+    if git.remove_clean_worktree(&dir).is_ok() {
+        return Ok(None);
+    }
+    let mut kept = kept.to_vec();
+    kept.extend(git.status(&dir)?.head);
+    let rescued = git.rescue_worktree(stage, &dir, &kept)?;
+    git.remove_rescued_worktree(&dir)?;
+    Ok(rescued)
+}
+
+pub(super) fn clean_plan(
+    context: &Context,
+    plan: &PlanId,
+    stages: &[(StageId, Vec<String>)],
+) -> Result<Vec<String>, GitError> {
+    let git = context.git()?;
+    let mut rescued = Vec::new();
+    for (stage, folders) in stages {
+        for folder in folders {
+            rescued.extend(put_aside_worktree(context, &git, stage, folder, &[])?);
+        }
+    }
+    let ids: Vec<StageId> = stages.iter().map(|(stage, _)| stage.clone()).collect();
+    git.retire_branches(plan, &ids)?;
+    Ok(rescued)
+}

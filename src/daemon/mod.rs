@@ -1,0 +1,15 @@
+//! The shell around the kernel: the dispatcher owns the world, the executor
+//! touches everything else, the server lets clients in, the keeper restarts.
+
+pub mod boot;
+pub mod dispatcher;
+pub mod executor;
+mod keeper;
+mod land;
+pub mod report;
+pub mod rights;
+mod server;
+mod start;
+
+pub use boot::{BootError, Opened, ReadOnly};
+pub use keeper::keep;

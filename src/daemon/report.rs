@@ -1,0 +1,257 @@
+//! The one picture: the world as a person and `loom status --json` see it.
+
+use jiff::Timestamp;
+
+use crate::kernel::world::{BaseEntry, PlanEnd, Run, Stage, World};
+use crate::kernel::{next_step, text};
+use crate::model::plan::{BackendKind, stage_branch};
+use crate::model::session::{Activity, Session, SessionState};
+use crate::model::stage::{Phase, StageState};
+use crate::wire::status::{
+    ChecksRow, DaemonRow, GateRow, PhaseOfPlan, PlanRow, ReasonRow, STATUS_VERSION, SessionRow, StageRow, Status,
+};
+
+/// Renders the status. `daemon` says whether one is running; `tip_now` is the plan
+/// branch as git has it, so that "merged" is never only a memory.
+pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Timestamp) -> Status {
+    let Some(run) = &world.run else {
+        return Status {
+            version: STATUS_VERSION,
+            plan: None,
+            daemon,
+            stages: Vec::new(),
+            sessions: Vec::new(),
+            gates: Vec::new(),
+            notices: Vec::new(),
+            next: vec!["loom init doc/plans/<plan>.md".to_owned()],
+            phase: PhaseOfPlan::NoPlan,
+        };
+    };
+    let phase = phase(world, run, daemon.running);
+    Status {
+        version: STATUS_VERSION,
+        plan: Some(PlanRow {
+            id: run.plan.id.to_string(),
+            name: run.plan.title.clone(),
+            path: run.source.path.clone(),
+            branch: run.plan.branch(),
+            base: run.ground.base_branch.clone(),
+            tip: run.tip.as_ref().map(ToString::to_string),
+        }),
+        stages: run
+            .plan
+            .stages
+            .iter()
+            .filter_map(|spec| run.stages.get(&spec.id))
+            .map(|stage| row(run, stage, now))
+            .collect(),
+        sessions: run.live_sessions().map(session_row).collect(),
+        gates: run
+            .open_gates()
+            .map(|gate| GateRow {
+                id: gate.id.to_string(),
+                stage: gate.subject.stage().map(ToString::to_string),
+                question: gate.question.clone(),
+                next: match gate.subject.stage() {
+                    Some(stage) => format!("loom stage approve {stage}"),
+                    None => format!("loom stage approve {}", gate.id),
+                },
+            })
+            .collect(),
+        notices: notices(run, tip_now),
+        next: next(run, phase),
+        phase,
+        daemon,
+    }
+}
+
+fn phase(world: &World, run: &Run, daemon_runs: bool) -> PhaseOfPlan {
+    if run.end == PlanEnd::Cleaned && run.following.is_none() {
+        PhaseOfPlan::Complete
+    } else if crate::kernel::is_quiet(world) {
+        PhaseOfPlan::WaitingForPerson
+    } else if daemon_runs {
+        PhaseOfPlan::Working
+    } else {
+        PhaseOfPlan::Stopped
+    }
+}
+
+fn row(run: &Run, stage: &Stage, now: Timestamp) -> StageRow {
+    let spec = &stage.spec;
+    let has_begun = stage.attempts > 0;
+    let (commit, merged) = match &stage.state {
+        StageState::Verifying { commit, .. } => (Some(commit), None),
+        StageState::Gated { commit, .. } => (commit.as_ref(), None),
+        StageState::Merged { commit, landed } => (Some(commit), Some(landed)),
+        _ => (None, None),
+    };
+    StageRow {
+        id: spec.id.to_string(),
+        name: spec.name.clone(),
+        state: stage.state.kind().as_str().to_owned(),
+        detail: detail(run, stage, now),
+        reason: reason(stage),
+        dependencies: spec.dependencies.iter().map(ToString::to_string).collect(),
+        held: stage.held,
+        attempt: has_begun.then_some(stage.attempts),
+        session: stage.state.lease().map(ToString::to_string),
+        branch: has_begun.then(|| stage_branch(&spec.id)),
+        commit: commit.map(ToString::to_string),
+        merged_commit: merged.map(ToString::to_string),
+        started_at: stage.started_at,
+        ended_at: stage.ended_at,
+        checks: ChecksRow {
+            passed: stage.checks.iter().filter(|check| check.passed).count(),
+            failed: stage.checks.iter().filter(|check| !check.passed).count(),
+            total: spec.checks.len() + run.plan.acceptance.len(),
+        },
+        next: next_step(run, stage),
+    }
+}
+
+fn reason(stage: &Stage) -> Option<ReasonRow> {
+    match &stage.state {
+        StageState::Blocked { reason } => Some(ReasonRow {
+            code: reason.code.as_str().to_owned(),
+            text: reason.text.clone(),
+            files: reason.files.clone(),
+        }),
+        StageState::Skipped { reason, .. } => {
+            Some(ReasonRow { code: "skipped".to_owned(), text: reason.clone(), files: Vec::new() })
+        }
+        _ => None,
+    }
+}
+
+fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
+    match &stage.state {
+        StageState::Waiting => Some(waits_for(run, stage)),
+        StageState::Ready { .. } if stage.held => Some("held".to_owned()),
+        StageState::Ready { .. } if run.parked.contains_key(&stage.spec.agent.kind()) => {
+            run.parked.get(&stage.spec.agent.kind()).map(|reason| reason.text.clone())
+        }
+        StageState::Ready { retry_at: Some(at) } if *at > now => Some(format!(
+            "retries in {} s: {}",
+            at.as_second() - now.as_second(),
+            stage.failures.last().map_or("", |failure| failure.text.as_str())
+        )),
+        StageState::Ready { .. } => stage.failures.last().map(|failure| failure.text.clone()),
+        StageState::Running { session } => run.sessions.get(session).map(|session| running(stage, session)),
+        StageState::Verifying { phase, .. } => Some(
+            match phase {
+                Phase::Queued => "in the merge queue",
+                Phase::Proving { .. } => "merging and proving",
+                Phase::Landing { .. } => "landing",
+            }
+            .to_owned(),
+        ),
+        StageState::Gated { gate, .. } => run.gates.get(gate).map(|gate| gate.question.clone()),
+        StageState::Merged { landed, .. } => Some(format!("proven and landed as {}", landed.short())),
+        StageState::Blocked { reason } => Some(reason.text.clone()),
+        StageState::Skipped { reason, .. } => Some(reason.clone()),
+    }
+}
+
+fn running(stage: &Stage, session: &Session) -> String {
+    let doing = match (&session.state, session.activity) {
+        (SessionState::Planned, _) => "starting",
+        (SessionState::Ending { .. }, _) => "ending",
+        (_, Activity::Working) => "working",
+        (_, Activity::Idle) => "idle",
+        (_, Activity::WaitingForPerson) => "waiting for a person: attach to answer",
+    };
+    let sandbox = if session.backend == BackendKind::Claude { ", no sandbox" } else { "" };
+    let returned = stage.failures.last().filter(|failure| session.returns > 0 && failure.attempt == session.attempt);
+    match returned {
+        Some(failure) => format!("{doing} on the verdict: {}{sandbox}", failure.text),
+        None => format!("{doing}{sandbox}"),
+    }
+}
+
+fn waits_for(run: &Run, stage: &Stage) -> String {
+    let open: Vec<String> = stage
+        .spec
+        .dependencies
+        .iter()
+        .filter_map(|id| run.stages.get(id))
+        .filter(|stage| !stage.state.lets_dependents_start())
+        .map(|stage| match &stage.state {
+            StageState::Skipped { .. } => format!("blocked by skipped `{}`", stage.spec.id),
+            _ => format!("`{}`", stage.spec.id),
+        })
+        .collect();
+    if open.is_empty() {
+        "starts with the next `loom run`".to_owned()
+    } else {
+        format!("waits for {}", open.join(", "))
+    }
+}
+
+fn session_row(session: &Session) -> SessionRow {
+    SessionRow {
+        id: session.id.to_string(),
+        stage: session.stage.to_string(),
+        backend: session.backend.to_string(),
+        state: match (&session.state, session.activity) {
+            (SessionState::Planned, _) => "starting",
+            (SessionState::Ending { .. } | SessionState::Ended { .. }, _) => "ending",
+            (SessionState::Live { .. }, Activity::Working) => "working",
+            (SessionState::Live { .. }, Activity::Idle) => "idle",
+            (SessionState::Live { .. }, Activity::WaitingForPerson) => "waiting",
+        }
+        .to_owned(),
+        pid: session.host().map(|host| host.pid),
+        started_at: session.started_at,
+    }
+}
+
+fn notices(run: &Run, tip_now: Option<&str>) -> Vec<String> {
+    let mut notices = Vec::new();
+    if let Some(tip) =
+        run.tip.as_ref().filter(|tip| tip_now.is_some_and(|now| now != tip.as_str()) && run.active_entry().is_none())
+    {
+        notices.push(format!(
+            "the plan branch is not at {} where Loom left it: what is shown as merged may not be in it",
+            tip.short()
+        ));
+    }
+    if let BaseEntry::Rejected { text, .. } = &run.base_entry {
+        notices.push(format!("new commits on `{}` are not merged: {text}", run.ground.base_branch));
+    }
+    if let Some(why) = &run.base_stays {
+        notices.push(format!("branch `{}` did not follow: {why}", run.ground.base_branch));
+    }
+    for (backend, reason) in &run.parked {
+        notices.push(format!("no `{backend}` session starts: {}", reason.text));
+    }
+    notices
+}
+
+fn next(run: &Run, phase: PhaseOfPlan) -> Vec<String> {
+    let mut next: Vec<String> = run
+        .open_gates()
+        .filter(|gate| gate.subject.stage().is_none())
+        .map(|gate| format!("loom stage approve {}", gate.id))
+        .collect();
+    next.extend(
+        run.plan.stages.iter().filter_map(|spec| run.stages.get(&spec.id)).filter_map(|stage| next_step(run, stage)),
+    );
+    if run.base_stays.is_some() || matches!(run.base_entry, BaseEntry::Rejected { .. }) {
+        next.push("loom merge".to_owned());
+    }
+    match phase {
+        PhaseOfPlan::Stopped => next.insert(0, "loom run".to_owned()),
+        PhaseOfPlan::Working => {
+            let attachable = run.live_sessions().find(|session| session.backend == BackendKind::Claude);
+            next.extend(attachable.map(|session| format!("loom attach {}", session.stage)));
+        }
+        PhaseOfPlan::Complete if next.is_empty() => {
+            next.push(format!("git log --oneline --graph {}", text::first_line(&run.plan.branch())));
+        }
+        _ => {}
+    }
+    next.dedup();
+    next.truncate(5);
+    next
+}

@@ -1,0 +1,187 @@
+//! The socket: hello in both directions, then calls and replies. A connection
+//! has a thread of its own; there are at most [`CLIENTS_MAX`] of them.
+
+use std::io::{self, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use crate::base::text::sha256;
+use crate::daemon::dispatcher::{Latest, Message, Who};
+use crate::daemon::rights::{self, Proof};
+use crate::model::limits::{CLIENTS_MAX, SOCKET_PATH_BYTES_MAX};
+use crate::wire::frame::{self, FrameError};
+use crate::wire::{Call, ClientLine, Hello, PROTOCOL_MAX, PROTOCOL_MIN, ServerLine};
+
+/// How long a client may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to read a line.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Binds `path`, replacing what a dead daemon left. The caller holds the writer lock.
+pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
+    if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "the socket path {} is longer than {SOCKET_PATH_BYTES_MAX} bytes: set XDG_RUNTIME_DIR or TMPDIR to a shorter folder",
+                path.display()
+            ),
+        ));
+    }
+    match fs_err::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Accepts clients for ever, on a thread of its own.
+pub(super) fn serve(listener: UnixListener, sender: Sender<Message>) -> io::Result<()> {
+    let clients = Arc::new(AtomicUsize::new(0));
+    let body = move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { continue };
+            if clients.load(Ordering::SeqCst) >= CLIENTS_MAX {
+                refuse(stream, "too many clients are connected: try again in a moment");
+                continue;
+            }
+            clients.fetch_add(1, Ordering::SeqCst);
+            let (sender, count) = (sender.clone(), Arc::clone(&clients));
+            let spawned =
+                std::thread::Builder::new().name("client".to_owned()).stack_size(512 << 10).spawn(move || {
+                    if let Err(error) = talk(stream, &sender) {
+                        tracing::debug!("a client left: {error}");
+                    }
+                    count.fetch_sub(1, Ordering::SeqCst);
+                });
+            if spawned.is_err() {
+                clients.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    };
+    std::thread::Builder::new().name("accept".to_owned()).stack_size(128 << 10).spawn(body)?;
+    Ok(())
+}
+
+fn refuse(mut stream: UnixStream, why: &str) {
+    let hello = Hello { refused: Some(why.to_owned()), ..Hello::ours() };
+    let _ = stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    let _ = frame::write(&mut stream, &hello);
+}
+
+fn talk(stream: UnixStream, sender: &Sender<Message>) -> Result<(), FrameError> {
+    let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(io::Error::from)?;
+    if peer.uid != rustix::process::getuid() {
+        refuse(stream, "this daemon belongs to another user");
+        return Ok(());
+    }
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    let Some(hello) = frame::read::<Hello>(&mut reader)? else { return Ok(()) };
+    if hello.max < PROTOCOL_MIN || hello.min > PROTOCOL_MAX {
+        let why = format!(
+            "this daemon is loom {} and speaks protocol {PROTOCOL_MIN} to {PROTOCOL_MAX}, you are loom {}: run `loom stop`, then `loom run` with the newer one",
+            env!("CARGO_PKG_VERSION"),
+            hello.version
+        );
+        refuse(writer, &why);
+        return Ok(());
+    }
+    frame::write(&mut writer, &Hello::ours())?;
+    reader.get_ref().set_read_timeout(None)?;
+    let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
+    let mut proof = None;
+    while let Some(line) = frame::read::<ClientLine>(&mut reader)? {
+        match answer(line, pid, &mut proof, sender, &mut writer)? {
+            Next::Goes => {}
+            Next::Subscribed(latest, id) => return stream_status(&latest, id, reader.get_ref(), &mut writer),
+            Next::DaemonGone => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+enum Next {
+    Goes,
+    Subscribed(Arc<Latest>, u64),
+    DaemonGone,
+}
+
+fn answer(
+    line: ClientLine,
+    pid: u32,
+    proof: &mut Option<Proof>,
+    sender: &Sender<Message>,
+    writer: &mut UnixStream,
+) -> Result<Next, FrameError> {
+    let id = line.id;
+    match line.call {
+        Call::Request { request } => {
+            let who = match line.token {
+                Some(token) => Who::Token(sha256(token.trim().as_bytes())),
+                None => match proof.get_or_insert_with(|| rights::prove(pid)) {
+                    Proof::Operator => Who::Operator,
+                    Proof::No(why) => Who::Nobody(why.clone()),
+                },
+            };
+            let (reply, answers) = std::sync::mpsc::channel();
+            if sender.send(Message::Request { who, request, reply }).is_err() {
+                return Ok(Next::DaemonGone);
+            }
+            let Ok(answer) = answers.recv() else { return Ok(Next::DaemonGone) };
+            frame::write(writer, &ServerLine::Answer { id, answer: answer })?;
+        }
+        Call::Status => {
+            let (reply, answers) = std::sync::mpsc::channel();
+            if sender.send(Message::Status { reply }).is_err() {
+                return Ok(Next::DaemonGone);
+            }
+            let Ok(status) = answers.recv() else { return Ok(Next::DaemonGone) };
+            frame::write(writer, &ServerLine::Status { id, status })?;
+        }
+        Call::Subscribe => {
+            let latest = Arc::new(Latest::default());
+            if sender.send(Message::Subscribe { latest: Arc::clone(&latest) }).is_err() {
+                return Ok(Next::DaemonGone);
+            }
+            return Ok(Next::Subscribed(latest, id));
+        }
+    }
+    Ok(Next::Goes)
+}
+
+fn stream_status(
+    latest: &Arc<Latest>,
+    id: u64,
+    reader: &UnixStream,
+    writer: &mut UnixStream,
+) -> Result<(), FrameError> {
+    // A subscriber says nothing more; the end of its side is how it leaves.
+    let gone = reader.try_clone()?;
+    let watched = Arc::clone(latest);
+    let body = move || {
+        use std::io::Read;
+        let mut byte = [0];
+        let _ = (&gone).read(&mut byte);
+        watched.close();
+    };
+    std::thread::Builder::new().name("subscriber".to_owned()).stack_size(64 << 10).spawn(body)?;
+    while let Some(status) = latest.take() {
+        frame::write(writer, &ServerLine::Status { id, status: Box::new((*status).clone()) })?;
+    }
+    Ok(())
+}
+
+/// Removes the socket; only its owner calls this, at the end.
+pub(super) fn unbind(path: &PathBuf) {
+    let _ = fs_err::remove_file(path);
+}

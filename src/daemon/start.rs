@@ -1,0 +1,218 @@
+//! The effect that starts a session: a worktree at the right commit, the files
+//! the agent needs, and a host that waits at the start barrier.
+
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::agent::environment::Environment;
+use crate::agent::{self, Unfit};
+use crate::base::text::sha256;
+use crate::daemon::executor::Context;
+use crate::daemon::land::put_aside_worktree;
+use crate::git::{Git, GitError};
+use crate::host::control;
+use crate::model::effect::Start;
+use crate::model::event::{Event, StartFailure};
+use crate::model::plan::stage_branch;
+use crate::model::stage::BlockCode;
+
+/// Why a session could not be started.
+enum Trouble {
+    Failure(StartFailure),
+    Git(GitError),
+    Io(std::io::Error),
+}
+
+impl From<GitError> for Trouble {
+    fn from(error: GitError) -> Self {
+        Trouble::Git(error)
+    }
+}
+
+impl From<std::io::Error> for Trouble {
+    fn from(error: std::io::Error) -> Self {
+        Trouble::Io(error)
+    }
+}
+
+pub(super) fn start(context: &Context, start: &Start) -> Event {
+    let session = start.session.clone();
+    match hosted(context, start) {
+        Ok((host, token_sha256)) => Event::SessionHosted { session, host, token_sha256 },
+        Err(trouble) => {
+            let why = match trouble {
+                Trouble::Failure(failure) => failure,
+                Trouble::Git(error) => StartFailure::Passing { text: error.to_string() },
+                Trouble::Io(error) => StartFailure::Passing { text: error.to_string() },
+            };
+            tracing::warn!("session {session} could not be started: {why:?}");
+            Event::StartFailed { session, why }
+        }
+    }
+}
+
+fn hosted(context: &Context, start: &Start) -> Result<(crate::model::session::HostIdentity, String), Trouble> {
+    let environment = Environment::of_this_process();
+    if let Err(Unfit { code, text }) = agent::preflight(&start.agent, &environment) {
+        let backend = start.agent.kind();
+        return Err(Trouble::Failure(StartFailure::Permanent { code, backend, text }));
+    }
+    let git = context.git()?;
+    // A gate is open now; the session starts when it is answered.
+    context.check_config(&git).map_err(|_| Trouble::Failure(StartFailure::Interrupted))?;
+    prepare_worktree(context, &git, start)?;
+    let token = prepare_folder(context, start)?;
+    let start = &resumable(start, &environment);
+    let loom = crate::base::process::this_binary()?;
+    let launch = agent::launch(start, &context.layout, &loom, &environment)?;
+    for file in &launch.files {
+        crate::base::fs::write_atomic(&file.path, file.content.as_bytes())?;
+    }
+    let waiting = control::spawn(&context.layout.session(&start.session), &launch.spec)?;
+    let host = waiting.host().clone();
+    if let Ok(mut map) = context.waiting.lock() {
+        map.insert(start.session.clone(), waiting);
+    }
+    Ok((host, sha256(token.as_bytes())))
+}
+
+/// A conversation whose transcript is gone cannot be resumed: it starts again under its id.
+fn resumable(start: &Start, environment: &Environment) -> Start {
+    let has_transcript = agent::claude::transcript(environment, &start.conversation).is_some();
+    Start { resumes: start.resumes && has_transcript, ..start.clone() }
+}
+
+/// The session's private folder and its token. A host that an earlier daemon left at the
+/// barrier goes away by itself, and is waited for.
+fn prepare_folder(context: &Context, start: &Start) -> std::io::Result<String> {
+    let layout = &context.layout;
+    let dir = layout.session(&start.session);
+    if dir.exists() {
+        control::wait_end(&dir)?;
+        fs_err::remove_dir_all(&dir)?;
+    }
+    fs_err::create_dir_all(layout.sessions())?;
+    std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+    fs_err::create_dir_all(layout.outbox(&start.session))?;
+    let token = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    let path = layout.token(&start.session);
+    crate::base::fs::write_atomic(&path, token.as_bytes())?;
+    fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(token)
+}
+
+fn prepare_worktree(context: &Context, git: &Git, start: &Start) -> Result<(), Trouble> {
+    let layout = &context.layout;
+    write_ignore(&layout.worktrees())?;
+    let branch = stage_branch(&start.stage);
+    let dir = layout.worktree(&start.worktree);
+    if start.attempt == 1 && start.worktree == start.stage.as_str() {
+        put_aside_leftovers(context, git, start)?;
+    }
+    if git.is_worktree(&dir) {
+        reuse_worktree(git, start, &dir, &branch)?;
+    } else {
+        if dir.exists() {
+            let text = format!("{} is in the way: it is not a worktree of this repository", dir.display());
+            return Err(permanent(start, BlockCode::WorktreeFailed, text));
+        }
+        free_branch(git, start, &branch)?;
+        git.add_worktree(&dir, &branch, &start.base)?;
+    }
+    tell_by_hand(&dir, start)
+}
+
+/// Before the first attempt there can only be what an earlier plan left under this name.
+fn put_aside_leftovers(context: &Context, git: &Git, start: &Start) -> Result<(), Trouble> {
+    let branch = stage_branch(&start.stage);
+    let Some(tip) = git.tip(&format!("refs/heads/{branch}"))? else { return Ok(()) };
+    if tip == start.base {
+        return Ok(());
+    }
+    put_aside_worktree(context, git, &start.stage, &start.worktree, &[])?;
+    if git.checked_out_at(&branch)?.is_none() {
+        git.rescue_commit(&start.stage, &tip, std::slice::from_ref(&start.base))?;
+        git.delete_rescued_branch(&branch, &tip)?;
+    }
+    Ok(())
+}
+
+/// A later session goes on from the last commit; uncommitted work is rescued first.
+/// Nothing is touched when the same conversation resumes with its tree as it left it.
+fn reuse_worktree(git: &Git, start: &Start, dir: &Path, branch: &str) -> Result<(), Trouble> {
+    let status = git.status(dir)?;
+    let is_on_branch = status.branch.as_deref() == Some(branch);
+    if is_on_branch && (status.dirty.is_empty() || start.resumes) {
+        return Ok(());
+    }
+    let kept: Vec<_> = git.tip(&format!("refs/heads/{branch}"))?.into_iter().collect();
+    git.rescue_worktree(&start.stage, dir, &kept)?;
+    git.restore_worktree(dir, branch)?;
+    Ok(())
+}
+
+/// The branch may still be checked out in a folder that is not used again, or that is gone.
+fn free_branch(git: &Git, start: &Start, branch: &str) -> Result<(), Trouble> {
+    let Some(dir) = git.checked_out_at(branch)? else { return Ok(()) };
+    if dir == git.project {
+        let text = format!("branch `{branch}` is checked out in {}: switch to another one", dir.display());
+        return Err(permanent(start, BlockCode::WorktreeFailed, text));
+    }
+    if dir.exists() {
+        git.detach_worktree(&dir)?;
+    } else {
+        git.remove_rescued_worktree(&dir)?;
+    }
+    Ok(())
+}
+
+/// An agent that a person opens by hand in the worktree is told whose it is.
+fn tell_by_hand(dir: &Path, start: &Start) -> Result<(), Trouble> {
+    let Some(settings) = agent::by_hand_settings(&start.agent)? else { return Ok(()) };
+    let folder = dir.join(".claude");
+    let path = folder.join("settings.local.json");
+    if git_tracks(dir, ".claude/settings.local.json") {
+        let text = "`.claude/settings.local.json` is tracked in this repository: it is meant to be local, \
+                    remove it with `git rm --cached` and commit that";
+        return Err(permanent(start, BlockCode::WorktreeFailed, text.to_owned()));
+    }
+    fs_err::create_dir_all(&folder)?;
+    crate::base::fs::write_atomic(&path, settings.as_bytes())?;
+    Ok(())
+}
+
+fn git_tracks(dir: &Path, path: &str) -> bool {
+    let tracked = || -> Result<bool, git2::Error> {
+        Ok(git2::Repository::open(dir)?.index()?.get_path(Path::new(path), 0).is_some())
+    };
+    tracked().unwrap_or(false)
+}
+
+fn permanent(start: &Start, code: BlockCode, text: String) -> Trouble {
+    Trouble::Failure(StartFailure::Permanent { code, backend: start.agent.kind(), text })
+}
+
+/// A folder of Loom's in the user's checkout hides itself.
+pub(super) fn write_ignore(dir: &Path) -> std::io::Result<()> {
+    fs_err::create_dir_all(dir)?;
+    let ignore = dir.join(".gitignore");
+    if !ignore.exists() {
+        crate::base::fs::write_atomic(&ignore, b"*\n")?;
+    }
+    Ok(())
+}
+
+/// Waits up to `grace` for a host to end by itself.
+pub(super) fn ends_within(dir: &Path, grace: Duration) -> bool {
+    if grace.is_zero() {
+        return false;
+    }
+    let (sender, ended) = std::sync::mpsc::channel();
+    let dir = dir.to_path_buf();
+    // The waiter ends with its host at the latest, and hosts end.
+    let waiter = std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
+        let _ = sender.send(control::wait_end(&dir).is_ok());
+    });
+    waiter.is_ok() && ended.recv_timeout(grace).unwrap_or(false)
+}
