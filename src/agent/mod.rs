@@ -77,7 +77,6 @@ pub fn launch(start: &Start, layout: &Layout, loom: &Path, environment: &Environ
                 model: model.as_deref(),
                 effort: effort.as_deref(),
                 conversation: &start.conversation,
-                resumes: start.resumes,
             };
             claude::launch(&request, &layout.session(&start.session), loom, environment)
         }

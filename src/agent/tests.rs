@@ -87,10 +87,9 @@ fn an_interactive_client_gets_a_terminal_and_values_cannot_be_options() {
 }
 
 #[test]
-fn a_headless_client_prints_events_and_resumes_by_id() {
-    let launch = launched(&Start { resumes: true, ..start(claude(AgentMode::Headless)) }, &[]);
+fn a_headless_client_prints_events() {
+    let launch = launched(&start(claude(AgentMode::Headless)), &[]);
     assert_eq!(launch.spec.argv[..5], ["claude", "-p", "--output-format", "stream-json", "--verbose"]);
-    assert_eq!(launch.spec.argv[5], format!("--resume={CONVERSATION}"));
     assert_eq!(launch.spec.terminal, None);
 }
 
@@ -105,13 +104,23 @@ fn a_key_reaches_the_client_by_another_name_and_no_file() {
 }
 
 #[test]
-fn a_transcript_is_found_under_any_folder() {
+fn a_conversation_is_resumed_when_its_transcript_has_a_message() {
     let home = tempfile::tempdir().unwrap();
+    let dir = home.path().display().to_string();
     let project = home.path().join(".claude/projects/-p--worktrees-api");
     fs_err::create_dir_all(&project).unwrap();
-    fs_err::write(project.join(format!("{CONVERSATION}.jsonl")), "{}\n").unwrap();
-    let environment: Environment = [("HOME", home.path().display().to_string())].into_iter().collect();
-    assert!(claude::transcript(&environment, CONVERSATION).is_some());
-    assert!(claude::transcript(&environment, "other").is_none());
-    assert!(claude::transcript(&environment, "../x").is_none());
+    let write = |id: &str, text: &str| fs_err::write(project.join(format!("{id}.jsonl")), text).unwrap();
+    let option = || launched(&start(claude(AgentMode::Headless)), &[("HOME", &dir)]).spec.argv[5].clone();
+
+    assert_eq!(option(), format!("--session-id={CONVERSATION}"));
+    write(CONVERSATION, "{\"type\":\"ai-title\",\"aiTitle\":\"x\"}\n");
+    let replaced = option();
+    let other = replaced.strip_prefix("--session-id=").unwrap();
+    assert!(other != CONVERSATION && uuid::Uuid::parse_str(other).is_ok(), "{other}");
+    assert_eq!(option(), replaced);
+    let message = "{\"type\":\"mode\"}\n{\"type\":\"user\",\"message\":{\"role\":\"user\"}}\n{\"ty";
+    write(other, message);
+    assert_eq!(option(), format!("--resume={other}"));
+    write(CONVERSATION, message);
+    assert_eq!(option(), format!("--resume={CONVERSATION}"));
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use loom::agent::claude::stream::{self, Outcome};
 use loom::agent::environment::Environment;
 use loom::agent::{self, Launch};
 use loom::base::layout::Layout;
@@ -155,7 +156,7 @@ impl Rig {
         self.hook_calls().into_iter().map(|call| call.event).collect()
     }
     /// What Loom would launch for stage `api`, with the files written.
-    pub fn launch(&self, mode: AgentMode, conversation: &str, resumes: bool) -> Launch {
+    pub fn launch(&self, mode: AgentMode, conversation: &str) -> Launch {
         let start = Start {
             session: session(),
             stage: StageId::new("api").unwrap(),
@@ -166,7 +167,7 @@ impl Rig {
             base: Oid::new("0123456789012345678901234567890123456789").unwrap(),
             slot: 0,
             conversation: conversation.to_owned(),
-            resumes,
+            resumes: false,
             timeout: Duration::from_secs(60),
         };
         let launch = agent::launch(&start, &self.layout(), &self.path("bin/loom"), &self.environment()).unwrap();
@@ -194,6 +195,11 @@ impl Rig {
         let status = wait_for("the end of the headless client", || child.try_wait().unwrap());
         let read = |path: PathBuf| fs_err::read_to_string(path).unwrap();
         Run { status, stdout: read(folder.log()), stderr: read(folder.error_log()) }
+    }
+    /// What the output of the headless client says about its end.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let folder = HostFolder::new(&self.layout().session(&session()));
+        stream::read(&[&folder.old_log(), &folder.log()]).unwrap()
     }
     /// Starts an interactive client.
     pub fn open(&self, launch: &Launch) -> Terminal {

@@ -1,7 +1,8 @@
 //! The client in a terminal, as Loom starts it by default.
 
 use loom::agent::claude::hooks;
-use loom::agent::{self, claude};
+use loom::agent::claude::stream::{self, EndCause};
+use loom::agent::{self, claude::Conversation};
 use loom::model::plan::{Agent, AgentMode};
 use serde_json::json;
 
@@ -22,7 +23,7 @@ fn an_onboarded_user_sees_no_dialog_and_the_prompt_is_sent() {
     let agent = Agent::Claude { mode: AgentMode::Interactive, model: None, effort: None };
     assert_eq!(agent::preflight(&agent, &rig.environment()), Ok(()));
     let id = conversation();
-    let launch = rig.launch(AgentMode::Interactive, &id, false);
+    let launch = rig.launch(AgentMode::Interactive, &id);
     let terminal = rig.open(&launch);
 
     let first = api.wait_for("of the main loop", |seen| seen.is_main);
@@ -31,7 +32,7 @@ fn an_onboarded_user_sees_no_dialog_and_the_prompt_is_sent() {
     assert_eq!(rig.commits(), ["by the agent", "first"]);
     assert!(!rig.hook_names().contains(&"permission-request".to_owned()));
     wait_for("the answer on the screen", || terminal.contents().contains("All done.").then_some(()));
-    assert!(claude::transcript(&rig.environment(), &id).is_some());
+    assert!(matches!(Conversation::of(&rig.environment(), &id), Conversation::Resumable(_)));
     assert!(!rig.path("started").exists(), "the repository's server was started");
 }
 
@@ -41,9 +42,35 @@ fn a_dead_hook_makes_the_client_ask() {
     let rig = Rig::new(&api);
     fs_err::write(rig.path("home/.claude.json"), r#"{"hasCompletedOnboarding":true}"#).unwrap();
     rig.break_hooks();
-    let launch = rig.launch(AgentMode::Interactive, &conversation(), false);
+    let launch = rig.launch(AgentMode::Interactive, &conversation());
     let _terminal = rig.open(&launch);
 
     wait_for("the question", || rig.hook_names().contains(&"permission-request".to_owned()).then_some(()));
     assert_eq!(rig.commits(), ["first"]);
+}
+
+#[test]
+fn a_failed_turn_and_a_resumed_conversation_are_reported_by_hooks() {
+    let limit = Turn::error(429, "rate_limit_error", "limit").header("retry-after", "3600");
+    let api = Api::start(Script::of([limit, Turn::text("Back again.")]));
+    let rig = Rig::new(&api);
+    fs_err::write(rig.path("home/.claude.json"), r#"{"hasCompletedOnboarding":true}"#).unwrap();
+    let id = conversation();
+    let first = rig.open(&rig.launch(AgentMode::Interactive, &id));
+    let failure = wait_for("the failed turn", || {
+        rig.hook_calls().into_iter().find(|call| call.event == "stop-failure").map(|call| call.input)
+    });
+    let failure = hooks::HookInput::parse(&failure.to_string());
+    let cause = stream::cause_of_failed_turn(&failure.error, &failure.last_assistant_message);
+    assert_eq!(cause, EndCause::RateLimited { resets_at: None }, "{failure:?}");
+    // The client writes its transcript a moment later; killed before, it has nothing to resume.
+    let is_kept = || matches!(Conversation::of(&rig.environment(), &id), Conversation::Resumable(_));
+    wait_for("the transcript", || is_kept().then_some(()));
+    drop(first);
+
+    let second = rig.open(&rig.launch(AgentMode::Interactive, &id));
+    wait_for("the end of the resumed turn", || rig.hook_names().contains(&"stop".to_owned()).then_some(()));
+    let sources: Vec<_> = rig.hook_calls().into_iter().filter(|call| call.event == "session-start").collect();
+    assert_eq!(sources.last().unwrap().input["source"], "resume", "{}", second.contents());
+    assert_eq!(sources.last().unwrap().input["session_id"], id);
 }

@@ -10,6 +10,8 @@ pub mod stream;
 
 use std::path::{Path, PathBuf};
 
+use sha2::Digest;
+
 use super::environment::Environment;
 use super::{BackendLaunch, LaunchFile, remove, set};
 use crate::host::spec::{EnvChange, TerminalSize};
@@ -32,17 +34,18 @@ pub(super) struct Request<'a> {
     pub(super) mode: AgentMode,
     pub(super) model: Option<&'a str>,
     pub(super) effort: Option<&'a str>,
-    /// A UUID: the client's own session id.
+    /// A UUID: the client's own session id. Whether it is resumed is what the client's files
+    /// say, not what was planned: it may have left none, or may have been started before.
     pub(super) conversation: &'a str,
-    pub(super) resumes: bool,
 }
 
 pub(super) fn launch(request: &Request, session: &Path, loom: &Path, environment: &Environment) -> BackendLaunch {
     let key = KeyUse::of(environment);
     let file = session.join("claude-settings.json");
     let settings = settings::render(loom, key == KeyUse::Renamed);
+    let (conversation, resumes) = Conversation::resolve(environment, request.conversation);
     BackendLaunch {
-        argv: argv(request, &file),
+        argv: argv(request, &file, &conversation, resumes),
         env: env(request.mode, key),
         terminal: match request.mode {
             AgentMode::Interactive => Some(TERMINAL),
@@ -54,7 +57,7 @@ pub(super) fn launch(request: &Request, session: &Path, loom: &Path, environment
 }
 
 /// Values from the plan are joined to their option, so that none can become an option itself.
-fn argv(request: &Request, settings: &Path) -> Vec<String> {
+fn argv(request: &Request, settings: &Path, conversation: &str, resumes: bool) -> Vec<String> {
     let mut argv = vec![PROGRAM.to_owned()];
     match request.mode {
         AgentMode::Interactive => {}
@@ -63,8 +66,7 @@ fn argv(request: &Request, settings: &Path) -> Vec<String> {
         }
     }
     // The client restores the conversation and nothing else: every other option is given again.
-    let conversation = if request.resumes { "--resume" } else { "--session-id" };
-    argv.push(format!("{conversation}={}", request.conversation));
+    argv.push(format!("{}={conversation}", if resumes { "--resume" } else { "--session-id" }));
     if let Some(model) = request.model {
         argv.push(format!("--model={model}"));
     }
@@ -77,7 +79,7 @@ fn argv(request: &Request, settings: &Path) -> Vec<String> {
     argv.push("--setting-sources=user,project".to_owned());
     // A repository must not start servers by being checked out, and the client would ask about them.
     argv.push("--strict-mcp-config".to_owned());
-    argv.push(prompt(request.stage, request.resumes));
+    argv.push(prompt(request.stage, resumes));
     argv
 }
 
@@ -165,16 +167,59 @@ pub fn config_dir(environment: &Environment) -> Option<PathBuf> {
     }
 }
 
-/// Where the transcript of a conversation lies, if the client kept one: only then can it be
-/// resumed. The client files it under the folder it ran in, and finds it from every worktree.
-pub fn transcript(environment: &Environment, conversation: &str) -> Option<PathBuf> {
-    if conversation.is_empty() || conversation.contains(['/', '\0']) {
-        return None;
+/// What the client would do with a conversation id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Conversation {
+    /// Nothing is there: it can be started under this id.
+    Free,
+    /// Its transcript, from which it can be resumed.
+    Resumable(PathBuf),
+    /// A title without a message, as a client leaves that was killed early: the id can be
+    /// neither resumed nor used again.
+    Spent,
+}
+
+impl Conversation {
+    /// Looks a conversation up. The client files transcripts under the folder it ran in, and
+    /// finds them from every worktree of the repository.
+    pub fn of(environment: &Environment, id: &str) -> Conversation {
+        let name = format!("{id}.jsonl");
+        let folder = config_dir(environment).map(|dir| dir.join("projects"));
+        let projects = folder.filter(|_| !id.contains(['/', '\0'])).and_then(|folder| fs_err::read_dir(folder).ok());
+        let files = projects.into_iter().flatten().flatten().map(|project| project.path().join(&name));
+        let files: Vec<PathBuf> = files.filter(|file| file.exists()).collect();
+        match files.iter().find(|file| has_message(file)) {
+            Some(file) => Conversation::Resumable(file.clone()),
+            None if files.is_empty() => Conversation::Free,
+            None => Conversation::Spent,
+        }
     }
-    let name = format!("{conversation}.jsonl");
-    let projects = fs_err::read_dir(config_dir(environment)?.join("projects")).ok()?;
-    projects
-        .flatten()
-        .map(|project| project.path().join(&name))
-        .find(|path| std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() > 0))
+    /// The id under which `id` goes on, and whether there is something to resume. Usually it is
+    /// `id` itself; in place of a spent one comes another, always the same.
+    pub fn resolve(environment: &Environment, id: &str) -> (String, bool) {
+        let mut id = id.to_owned();
+        loop {
+            match Conversation::of(environment, &id) {
+                Conversation::Free => return (id, false),
+                Conversation::Resumable(_) => return (id, true),
+                Conversation::Spent => id = successor(&id),
+            }
+        }
+    }
+}
+
+fn successor(id: &str) -> String {
+    let digest = sha2::Sha256::digest(id.as_bytes());
+    let bytes = std::array::from_fn(|index| digest[index]);
+    uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+}
+
+fn has_message(transcript: &Path) -> bool {
+    use std::io::BufRead;
+    let Ok(file) = fs_err::File::open(transcript) else { return false };
+    let mut lines = std::io::BufReader::new(file).split(b'\n').map_while(Result::ok);
+    lines.any(|line| {
+        let line: serde_json::Value = serde_json::from_slice(&line).unwrap_or_default();
+        matches!(line["type"].as_str(), Some("user" | "assistant")) && line["message"].is_object()
+    })
 }
