@@ -58,11 +58,12 @@ pub struct Unfit {
     pub text: String,
 }
 
-/// Checks, without starting anything, that a session of `agent` would come up without a question.
-pub fn preflight(agent: &Agent, environment: &Environment) -> Result<(), Unfit> {
+/// Checks, without starting anything, that a session of `agent` would come up without a question
+/// in a worktree of `project`, the user's checkout.
+pub fn preflight(agent: &Agent, environment: &Environment, project: &Path) -> Result<(), Unfit> {
     match agent {
         Agent::Command { .. } => Ok(()),
-        Agent::Claude { mode, .. } => claude::preflight::check(environment, *mode),
+        Agent::Claude { mode, .. } => claude::preflight::check(environment, *mode, project),
     }
 }
 

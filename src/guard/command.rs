@@ -239,7 +239,7 @@ fn wrapper(name: &str) -> Option<Options> {
     Some(Options { with_value, operands })
 }
 
-fn after_options<'w>(mut words: &'w [Word], options: Options) -> &'w [Word] {
+fn after_options(mut words: &[Word], options: Options) -> &[Word] {
     let mut operands = options.operands;
     while let Some((first, rest)) = words.split_first() {
         let text = first.literal().unwrap_or_default();

@@ -47,12 +47,6 @@ pub struct Lane {
 pub enum When {
     /// The first message of the user contains this.
     FirstUser(String),
-    /// The newest message of the user contains this.
-    LastUser(String),
-    /// The system prompt contains this.
-    System(String),
-    /// The conversation has this id.
-    Session(String),
     /// It comes from a subagent, or does not.
     Subagent(bool),
 }
@@ -146,7 +140,6 @@ pub struct Seen {
     pub api_key: String,
     pub first_user: String,
     pub last_user: String,
-    pub system: String,
     /// Text of every message and of the system prompt.
     pub everything: String,
     pub last_tool_result: String,
@@ -333,9 +326,6 @@ impl Lane {
     fn takes(&self, seen: &Seen) -> bool {
         self.when.iter().all(|when| match when {
             When::FirstUser(text) => seen.first_user.contains(text),
-            When::LastUser(text) => seen.last_user.contains(text),
-            When::System(text) => seen.system.contains(text),
-            When::Session(id) => seen.session == *id,
             When::Subagent(wanted) => seen.agent.is_empty() != *wanted,
         })
     }
@@ -360,7 +350,6 @@ impl Seen {
             first_user: users.first().map(|message| text_of(&message["content"])).unwrap_or_default(),
             last_user: users.last().map(|message| text_of(&message["content"])).unwrap_or_default(),
             everything: format!("{system}\n{}", all.join("\n")),
-            system,
             last_tool_result: last_tool_result(messages),
             lane: String::new(),
             turn: 0,

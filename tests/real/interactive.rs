@@ -1,12 +1,14 @@
 //! The client in a terminal, as Loom starts it by default.
 
+use loom::agent;
 use loom::agent::claude::hooks;
 use loom::agent::claude::stream::{self, EndCause};
-use loom::agent::{self, claude::Conversation};
+use loom::agent::claude::{self, Conversation};
+use loom::model::ids::StageId;
 use loom::model::plan::{Agent, AgentMode};
 use serde_json::json;
 
-use crate::api::{Api, Script, Turn};
+use crate::api::{Api, Lane, Script, Turn, When};
 use crate::client::{KEY, Rig, conversation};
 use crate::deadline::wait_for;
 
@@ -21,7 +23,7 @@ fn an_onboarded_user_sees_no_dialog_and_the_prompt_is_sent() {
     fs_err::write(rig.worktree().join(".mcp.json"), server.to_string()).unwrap();
     rig.answer("pre-tool-use", &hooks::allow_tool("fine"));
     let agent = Agent::Claude { mode: AgentMode::Interactive, model: None, effort: None };
-    assert_eq!(agent::preflight(&agent, &rig.environment()), Ok(()));
+    assert_eq!(agent::preflight(&agent, &rig.environment(), &rig.project()), Ok(()));
     let id = conversation();
     let launch = rig.launch(AgentMode::Interactive, &id);
     let terminal = rig.open(&launch);
@@ -73,4 +75,45 @@ fn a_failed_turn_and_a_resumed_conversation_are_reported_by_hooks() {
     let sources: Vec<_> = rig.hook_calls().into_iter().filter(|call| call.event == "session-start").collect();
     assert_eq!(sources.last().unwrap().input["source"], "resume", "{}", second.contents());
     assert_eq!(sources.last().unwrap().input["session_id"], id);
+}
+
+#[test]
+fn several_sessions_follow_their_own_lanes() {
+    let lane =
+        |name: &str, turns: Vec<Turn>| Lane::new(name).when(When::FirstUser(format!("stage `{name}`"))).turns(turns);
+    let work = vec![Turn::bash("echo \"slot $LOOM_SLOT of {{stage}}\""), Turn::text("{{last_tool_result}}")];
+    let api = Api::start(Script::new().lane(lane("api", work)).lane(lane("web", vec![Turn::Hang])));
+    let rig = Rig::new(&api);
+    fs_err::write(rig.path("home/.claude.json"), r#"{"hasCompletedOnboarding":true}"#).unwrap();
+    rig.answer("pre-tool-use", &hooks::allow_tool("fine"));
+    let (id, other) = (conversation(), conversation());
+    let mut hanging = rig.launch(AgentMode::Interactive, &other);
+    *hanging.spec.argv.last_mut().unwrap() = claude::prompt(&StageId::new("web").unwrap(), false);
+    let _hanging = rig.open(&hanging);
+    let _working = rig.open(&rig.launch(AgentMode::Interactive, &id));
+
+    let seen = api.wait_for("after the tool", |seen| seen.session == id && !seen.last_tool_result.is_empty());
+    assert_eq!(seen.last_tool_result, "slot 0 of api");
+    let hung = api.wait_for("that hangs", |seen| seen.session == other && seen.is_main);
+    assert_eq!((hung.lane.as_str(), hung.turn), ("web", 0));
+}
+
+#[test]
+fn the_answer_about_imported_instructions_counts_for_every_worktree() {
+    let api = Api::start(Script::of([Turn::text("ok")]));
+    let rig = Rig::new(&api);
+    let project = rig.project().display().to_string();
+    let answer = json!({"hasClaudeMdExternalIncludesApproved": true, "hasClaudeMdExternalIncludesWarningShown": true});
+    let config = json!({"hasCompletedOnboarding": true, "projects": {project: answer}});
+    fs_err::write(rig.path("home/.claude.json"), config.to_string()).unwrap();
+    fs_err::write(rig.path("outside.md"), "Say aubergine.\n").unwrap();
+    let import = format!("@{}\n", rig.path("outside.md").display());
+    for checkout in [rig.worktree(), rig.project()] {
+        fs_err::write(checkout.join("CLAUDE.md"), &import).unwrap();
+    }
+    let agent = Agent::Claude { mode: AgentMode::Interactive, model: None, effort: None };
+    assert_eq!(agent::preflight(&agent, &rig.environment(), &rig.project()), Ok(()));
+    let _terminal = rig.open(&rig.launch(AgentMode::Interactive, &conversation()));
+    let first = api.wait_for("of the main loop", |seen| seen.is_main);
+    assert!(first.everything.contains("Say aubergine."));
 }

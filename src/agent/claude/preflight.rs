@@ -2,7 +2,7 @@
 //! client's own files, without starting it: a client that shows a first-run
 //! dialog to nobody looks exactly like one that thinks for a long time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -12,8 +12,8 @@ use crate::agent::environment::Environment;
 use crate::model::plan::AgentMode;
 use crate::model::stage::BlockCode;
 
-/// Says what a person has to do first, if anything.
-pub fn check(environment: &Environment, mode: AgentMode) -> Result<(), Unfit> {
+/// Says what a person has to do first, if anything. `project` is the user's checkout.
+pub fn check(environment: &Environment, mode: AgentMode, project: &Path) -> Result<(), Unfit> {
     if environment.find_program(PROGRAM).is_none() {
         let text = "`claude` is not in PATH: install Claude Code \
                     (`npm install -g @anthropic-ai/claude-code`), then `loom stage retry`";
@@ -25,12 +25,53 @@ pub fn check(environment: &Environment, mode: AgentMode) -> Result<(), Unfit> {
                     questions, then `loom stage retry`";
         return Err(Unfit { code: BlockCode::NotOnboarded, text: text.to_owned() });
     }
+    let asks = mode == AgentMode::Interactive && !has_answered_imports(&config, project);
+    if asks && let Some(import) = external_import(environment, project) {
+        let text = format!(
+            "Claude Code will ask whether CLAUDE.md may take in `{}`: run `claude` once in `{}` and answer it, \
+             then `loom stage retry`",
+            import.display(),
+            project.display()
+        );
+        return Err(Unfit { code: BlockCode::NotOnboarded, text });
+    }
     if !has_credentials(environment, &config) {
         let text = "Claude Code is not logged in: run `claude`, then `/login` in it (or set \
                     ANTHROPIC_API_KEY before `loom run`), then `loom stage retry`";
         return Err(Unfit { code: BlockCode::NotLoggedIn, text: text.to_owned() });
     }
     Ok(())
+}
+
+/// The answer is kept for the user's checkout and counts for its worktrees.
+fn has_answered_imports(config: &Value, project: &Path) -> bool {
+    let project = &config["projects"][project.to_string_lossy().as_ref()];
+    project["hasClaudeMdExternalIncludesApproved"] == true || project["hasClaudeMdExternalIncludesWarningShown"] == true
+}
+
+/// A file outside the project that its instructions take in with `@path`.
+fn external_import(environment: &Environment, project: &Path) -> Option<PathBuf> {
+    let sources = ["CLAUDE.md", ".claude/CLAUDE.md"].map(|name| project.join(name));
+    sources.iter().find_map(|source| {
+        let text = fs_err::read_to_string(source).ok()?;
+        let mut is_code = false;
+        let lines = text.lines().filter(|line| {
+            let is_fence = line.trim_start().starts_with("```");
+            is_code ^= is_fence;
+            !is_code && !is_fence
+        });
+        let imports = lines.flat_map(str::split_whitespace).filter_map(|word| word.strip_prefix('@'));
+        imports.filter_map(|import| imported(environment, source, import)).find(|path| !path.starts_with(project))
+    })
+}
+
+/// The file behind an import, when there is one.
+fn imported(environment: &Environment, source: &Path, import: &str) -> Option<PathBuf> {
+    let path = match import.strip_prefix("~/") {
+        Some(rest) => environment.home()?.join(rest),
+        None => source.parent()?.join(import),
+    };
+    path.is_file().then(|| path.canonicalize().ok())?
 }
 
 /// Variables that hold a credential.
@@ -105,7 +146,8 @@ mod tests {
     #[track_caller]
     fn check_case(files: &[(&str, &str)], env: &[(&str, &str)], mode: AgentMode, expected: Option<BlockCode>) {
         let home = Home::new(files);
-        assert_eq!(check(&home.environment(env), mode).err().map(|unfit| unfit.code), expected);
+        let project = home.0.path().join("project");
+        assert_eq!(check(&home.environment(env), mode, &project).err().map(|unfit| unfit.code), expected);
     }
 
     const CLAUDE: (&str, &str) = ("bin/claude", "#!/bin/sh\n");
@@ -139,6 +181,20 @@ mod tests {
         check_case(&[CLAUDE, (".claude/.credentials.json", r#"{"claudeAiOauth":{}}"#)], &[], Headless, None);
         check_case(&[CLAUDE, (".claude/settings.json", r#"{"apiKeyHelper":"x"}"#)], &[], Headless, None);
         check_case(&[CLAUDE, (".claude.json", r#"{"oauthAccount":{"emailAddress":"a"}}"#)], &[], Headless, None);
+    }
+
+    #[test]
+    fn instructions_from_elsewhere_need_an_answer() {
+        let project = |text| ("project/CLAUDE.md", text);
+        let outside = ("notes.md", "x");
+        let asked = Some(BlockCode::NotOnboarded);
+        check_case(&[CLAUDE, ONBOARDED, outside, project("see @~/notes.md\n")], &[KEY], Interactive, asked);
+        check_case(&[CLAUDE, ONBOARDED, outside, project("see @../notes.md\n")], &[KEY], Interactive, asked);
+        check_case(&[CLAUDE, ONBOARDED, outside, project("see @~/notes.md\n")], &[KEY], Headless, None);
+        check_case(&[CLAUDE, ONBOARDED, project("see @~/none.md and a@b.c\n")], &[KEY], Interactive, None);
+        check_case(&[CLAUDE, ONBOARDED, outside, project("```\n@~/notes.md\n```\n")], &[KEY], Interactive, None);
+        let own = ("project/own.md", "x");
+        check_case(&[CLAUDE, ONBOARDED, own, project("@own.md @./own.md\n")], &[KEY], Interactive, None);
     }
 
     #[test]
