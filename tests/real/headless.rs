@@ -2,7 +2,6 @@
 
 use loom::agent::claude::stream::EndCause;
 use loom::agent::claude::{self, Conversation, hooks};
-use loom::guard::{self, Verdict};
 use loom::model::ids::StageId;
 use loom::model::plan::AgentMode;
 use serde_json::json;
@@ -184,7 +183,7 @@ fn a_cut_stream_is_asked_for_again() {
 }
 
 #[test]
-fn the_guard_decides_for_the_agent_and_for_its_subagents() {
+fn a_subagents_calls_reach_the_hook() {
     let outside = json!({"file_path": "{{cwd}}/../x.txt", "content": "x"});
     let agent = json!({"description": "d", "prompt": "subtask", "subagent_type": "general-purpose"});
     let api = Api::start(
@@ -201,10 +200,6 @@ fn the_guard_decides_for_the_agent_and_for_its_subagents() {
             ),
     );
     let rig = Rig::new(&api);
-    let refused = json!({"file_path": rig.project().join("x.txt")});
-    let Verdict::Deny(reason) = guard::judge("Write", &refused, &rig.worktree(), &rig.project()) else {
-        panic!("the guard allows to write outside")
-    };
     rig.answer("pre-tool-use", &hooks::no_opinion());
     let run = rig.run(&rig.launch(AgentMode::Headless, &conversation()));
 
@@ -214,7 +209,6 @@ fn the_guard_decides_for_the_agent_and_for_its_subagents() {
     assert!(of_subagent.iter().any(|call| call.input["tool_name"] == "Write"), "{of_subagent:?}");
     // Without an opinion the client itself refuses to write outside of its folder.
     assert!(!rig.layout().worktrees().join("x.txt").exists());
-    assert!(reason.contains("only inside your worktree"), "{reason}");
     assert_eq!(api.seen().iter().filter(|seen| seen.lane == "sub").count(), 2);
 }
 
