@@ -71,6 +71,10 @@ impl Session {
                 self.activity(Activity::WaitingForPerson);
                 None
             }
+            HookEvent::UserPromptSubmit => {
+                self.activity(Activity::Working);
+                None
+            }
             HookEvent::Notification if input.notification_type == "idle_prompt" => {
                 self.activity(Activity::Idle);
                 None

@@ -163,9 +163,10 @@ fn running(stage: &Stage, session: &Session) -> String {
     };
     let sandbox = if session.backend == BackendKind::Claude { ", no sandbox" } else { "" };
     let returned = stage.failures.last().filter(|failure| session.returns > 0 && failure.attempt == session.attempt);
-    match returned {
-        Some(failure) => format!("{doing} on the verdict: {}{sandbox}", failure.text),
-        None => format!("{doing}{sandbox}"),
+    match (returned, stage.failures.last()) {
+        (Some(failure), _) => format!("{doing} on the verdict: {}{sandbox}", failure.text),
+        (None, Some(failure)) => format!("{doing}; before: {}{sandbox}", failure.text),
+        (None, None) => format!("{doing}{sandbox}"),
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn start(context: &Context, start: &Start) -> Event {
 
 fn hosted(context: &Context, start: &Start) -> Result<(crate::model::session::HostIdentity, String), Trouble> {
     let environment = Environment::of_this_process();
-    if let Err(Unfit { code, text }) = agent::preflight(&start.agent, &environment) {
+    if let Err(Unfit { code, text }) = agent::preflight(&start.agent, &environment, &context.layout.project) {
         let backend = start.agent.kind();
         return Err(Trouble::Failure(StartFailure::Permanent { code, backend, text }));
     }
@@ -63,7 +63,6 @@ fn hosted(context: &Context, start: &Start) -> Result<(crate::model::session::Ho
     context.check_config(&git).map_err(|_| Trouble::Failure(StartFailure::Interrupted))?;
     prepare_worktree(context, &git, start)?;
     let token = prepare_folder(context, start)?;
-    let start = &resumable(start, &environment);
     let loom = crate::base::process::this_binary()?;
     let launch = agent::launch(start, &context.layout, &loom, &environment)?;
     for file in &launch.files {
@@ -75,12 +74,6 @@ fn hosted(context: &Context, start: &Start) -> Result<(crate::model::session::Ho
         map.insert(start.session.clone(), waiting);
     }
     Ok((host, sha256(token.as_bytes())))
-}
-
-/// A conversation whose transcript is gone cannot be resumed: it starts again under its id.
-fn resumable(start: &Start, environment: &Environment) -> Start {
-    let has_transcript = agent::claude::transcript(environment, &start.conversation).is_some();
-    Start { resumes: start.resumes && has_transcript, ..start.clone() }
 }
 
 /// The session's private folder and its token. A host that an earlier daemon left at the

@@ -59,7 +59,7 @@ fn preflight(place: &Place, args: &Run) -> Result<(), Failure> {
         run.stages.values().filter(|stage| !stage.state.is_final()).map(|stage| &stage.spec.agent).collect();
     agents.retain(|agent| agent.kind() != BackendKind::Command);
     for agent in agents {
-        if let Err(unfit) = crate::agent::preflight(agent, &environment) {
+        if let Err(unfit) = crate::agent::preflight(agent, &environment, &place.layout.project) {
             return Err(Failure::user("the plan's agents cannot start").because(unfit.text).hint("loom run"));
         }
     }
