@@ -8,6 +8,7 @@
 use std::io::{self, Read, Write};
 use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use super::exec::read_spec;
@@ -185,6 +186,7 @@ impl Lines {
 
 /// Output of a terminal, replayed.
 struct Replay {
+    size: TerminalSize,
     parser: vt100::Parser<Scrolled>,
 }
 
@@ -209,7 +211,7 @@ impl Replay {
     fn new(size: TerminalSize) -> Replay {
         let cells = |n: u16| NonZeroU16::new(n).unwrap_or(NonZeroU16::MIN);
         let (rows, cols) = (cells(size.rows), cells(size.cols));
-        Replay { parser: vt100::Parser::new_with_callbacks(rows, cols, 0, Scrolled::default()) }
+        Replay { size, parser: vt100::Parser::new_with_callbacks(rows, cols, 0, Scrolled::default()) }
     }
     fn print(&mut self, text: &str, out: &mut dyn Write) -> io::Result<()> {
         let plain: String = vt100::capture::basic_formatted_to_plain(text).collect();
@@ -222,7 +224,10 @@ impl Replay {
 
 impl Sink for Replay {
     fn take(&mut self, bytes: &[u8], out: &mut dyn Write) -> io::Result<()> {
-        self.parser.process(bytes);
+        // A defect of the emulator costs a screen, not the rest of the log.
+        if catch_unwind(AssertUnwindSafe(|| self.parser.process(bytes))).is_err() {
+            *self = Replay::new(self.size);
+        }
         // The last row may go on in the next one: only whole lines are printed.
         let scrolled = &mut self.parser.callbacks_mut().text;
         let Some(end) = scrolled.rfind('\n') else { return Ok(()) };
@@ -237,5 +242,57 @@ impl Sink for Replay {
             writeln!(out, "{}", line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::output::Output;
+    use super::*;
+
+    #[test]
+    fn a_tail_survives_rotations_and_misses_only_what_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = HostFolder::new(dir.path());
+        let mut output = Output::open(folder.log(), folder.old_log(), 8).unwrap();
+        let mut tail = Tail::new(folder.log(), folder.old_log());
+        let mut check = |writes: &[&str], expected: &str| {
+            for bytes in writes {
+                output.keep(bytes.as_bytes()).unwrap();
+            }
+            let mut read = Vec::new();
+            tail.pump(&mut |bytes| {
+                read.extend_from_slice(bytes);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(String::from_utf8(read).unwrap(), expected);
+        };
+        check(&["aaaa", "bb"], "aaaabb");
+        check(&[], "");
+        check(&["b1"], "b1");
+        check(&["cccc"], "cccc");
+        check(&["dd"], "dd");
+        check(&["ee", "ffff"], "eeffff");
+        check(&["gggg", "hhhh"], "gggghhhh");
+        check(&["iiii", "jjjj", "kkkk"], "jjjjkkkk");
+    }
+
+    fn check(chunks: &[&str], expected: &str) {
+        let mut replay = Replay::new(TerminalSize { rows: 2, cols: 5 });
+        let mut out = Vec::new();
+        for chunk in chunks {
+            replay.take(chunk.as_bytes(), &mut out).unwrap();
+        }
+        replay.finish(&mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_terminal_log_becomes_rows() {
+        check(&["one\r\ntwo\r\nthr", "ee\r\nfour"], "one\ntwo\nthree\nfour\n");
+        check(&["\x1b[31mred\x1b[m\r\nb\r\n\x1b]0;title\x07c"], "red\nb\nc\n");
+        check(&["\x1b[?1049halt\r\n\r\n\r\n\x1b[?1049lback"], "back\n");
+        check(&["wrapped\r\nb\r\nc"], "wrapped\nb\nc\n");
     }
 }

@@ -29,12 +29,24 @@ pub fn main(arguments: &[OsString]) -> Option<u8> {
     match arguments {
         [verb, flag, dir] if verb == "host" && flag == "--exec" => Some(exec::exec(Path::new(dir))),
         [verb, dir] if verb == "host" && !dir.as_encoded_bytes().starts_with(b"-") => Some(life::run(Path::new(dir))),
+        [verb, flag, socket] if verb == "host" && flag == "--view" => Some(view(Path::new(socket))),
         [verb, ..] if verb == "host" => {
             let _ = writeln!(io::stderr(), "usage: loom host <folder> (started by Loom, not by hand)");
             Some(2)
         }
         _ => None,
     }
+}
+
+/// Attaches to a socket and says how that ended; what `loom attach` does, without a project around it.
+fn view(socket: &Path) -> u8 {
+    let (text, code) = match viewer::attach(socket, viewer::Hands::On) {
+        Ok(viewer::Left::Detached) => ("detached".to_owned(), 0),
+        Ok(viewer::Left::Ended(exit)) => (format!("ended with {exit}"), 0),
+        Err(error) => (error.to_string(), 1),
+    };
+    let _ = writeln!(io::stderr(), "{text}");
+    code
 }
 
 /// Starts a thread with a stack that suits a host.

@@ -199,7 +199,7 @@ impl Running {
             Source::Lifeline => {
                 if self.lifeline.as_ref().is_some_and(|fd| read(fd, &mut [0; 8]) == Got::End) {
                     self.lifeline = None;
-                    self.end(END_GRACE);
+                    self.end(self.grace());
                 }
             }
             Source::Channel => self.hear_start_error(),
@@ -310,7 +310,7 @@ impl Running {
         match self.phase {
             Phase::Living if self.deadline.is_some_and(|at| at <= now) => {
                 self.timed_out = true;
-                self.end(END_GRACE);
+                self.end(self.grace());
             }
             Phase::Ending { kill_at } if kill_at <= now => {
                 self.phase = Phase::Killing { again_at: now, give_up_at: now + KILL_GRACE };

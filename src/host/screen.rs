@@ -264,12 +264,13 @@ mod tests {
     #[test]
     fn any_bytes_are_survived() {
         let mut screen = Screen::new(SIZE);
+        let alphabet = b"\x1b[?;0199HJKmrhlLMPST\xff\0\x9b\xe6\xbc\xa2\n\r\x08";
         let mut noise = 1_u32;
         for _ in 0..2_000 {
             let bytes: Vec<u8> = (0..64)
                 .map(|_| {
                     noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    b"\x1b[?;0199HJKmrhlLMPST\xff\0\x9b\xe6\xbc\xa2\n\r\x08"[(noise >> 24) as usize % 34]
+                    alphabet[(noise >> 20) as usize % alphabet.len()]
                 })
                 .collect();
             screen.feed(&bytes);

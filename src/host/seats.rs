@@ -24,6 +24,8 @@ pub struct Seats {
     /// Who gives the screen its size: the viewer that typed last, and before any typing the first interactive one.
     sizes_by: Option<u64>,
     next_id: u64,
+    /// No file descriptor was left for a newcomer: nobody is let in until one may be free.
+    is_full: bool,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,7 @@ impl Seats {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let listener = bound.map_err(named)?;
         listener.set_nonblocking(true)?;
-        Ok(Seats { path: path.to_path_buf(), listener, seats: Vec::new(), sizes_by: None, next_id: 0 })
+        Ok(Seats { path: path.to_path_buf(), listener, seats: Vec::new(), sizes_by: None, next_id: 0, is_full: false })
     }
     pub fn path(&self) -> &Path {
         &self.path
@@ -70,7 +72,7 @@ impl Seats {
     /// does not read what was typed, nobody's typing is read either.
     pub fn interests(&self, agent_reads: bool) -> Vec<Interest<'_>> {
         let seats = self.seats.iter().map(|seat| Interest::when(&seat.stream, agent_reads, !seat.pending.is_empty()));
-        std::iter::once(Interest::read(&self.listener)).chain(seats).collect()
+        std::iter::once(Interest::when(&self.listener, !self.is_full, false)).chain(seats).collect()
     }
     /// Serves those that are ready, as [`Seats::interests`] named them.
     pub fn serve(&mut self, ready: &[Ready]) -> Wishes {
@@ -96,7 +98,14 @@ impl Seats {
         }
     }
     fn welcome(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    self.is_full = !is_later(&error);
+                    return;
+                }
+            };
             // Beyond the limit, or another user: closed without a word.
             if self.seats.len() < VIEWERS_MAX && is_ours(&stream) && stream.set_nonblocking(true).is_ok() {
                 self.seats.push(Seat::new(self.next_id, stream));
@@ -140,6 +149,7 @@ impl Seats {
     }
     /// Paints for every viewer that took its last frame.
     pub fn paint(&mut self, screen: &Screen) {
+        self.is_full = false;
         for seat in self.seats.iter_mut().filter(|seat| seat.said_hello && seat.pending.is_empty()) {
             let paint = screen.paint(seat.size, &mut seat.shown);
             if !paint.is_empty() {

@@ -1,1 +1,3 @@
+//! The real binary, from outside.
 
+mod host;
