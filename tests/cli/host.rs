@@ -168,7 +168,8 @@ fn a_program_that_cannot_run_was_never_started() {
 
 #[test]
 fn descendants_that_left_the_group_end_with_their_session() {
-    let script = "setsid sh -c 'sleep 1000 & echo $! > daemon; wait' & while ! test -s daemon; do :; done";
+    let script = "setsid sh -c 'sleep 1000 & echo $! > daemon; wait' & \
+                  until grep -qs sleep /proc/$(cat daemon)/comm; do :; done 2>/dev/null";
     let env = Env::pipes(script);
     let record = env.run();
     assert_eq!(record.exit, Exit::Code { code: 0 });
