@@ -43,7 +43,9 @@ fn live(dir: &Path) -> io::Result<()> {
     let signals = HostSignals::register()?;
     let spec = read_spec(&folder)?;
     let lock = take_lock(&folder.lock())?;
+    // What an earlier host of this folder left says nothing about this one.
     remove_if_there(&folder.exit())?;
+    remove_if_there(&folder.grace())?;
     let seats = open_seats(&spec);
     let record = HostRecord { host: myself(), attach_socket: seats.as_ref().map(|seats| seats.path().to_path_buf()) };
     fs::write_atomic(&folder.record(), &serde_json::to_vec(&record)?)?;

@@ -86,6 +86,7 @@ pub struct Running {
     paint_at: Option<Instant>,
     painted_at: Option<Instant>,
     timed_out: bool,
+    loses_output: bool,
     leftovers: BTreeSet<String>,
     started_at: jiff::Timestamp,
     buffer: Vec<u8>,
@@ -124,6 +125,7 @@ impl Running {
             paint_at: None,
             painted_at: None,
             timed_out: false,
+            loses_output: false,
             leftovers: BTreeSet::new(),
             started_at: clock::now(),
             buffer: vec![0; 64 << 10],
@@ -267,10 +269,12 @@ impl Running {
                 return false;
             }
         };
-        if let Err(error) = output.keep(&self.buffer[..n]) {
-            // A full disk costs output, not the agent.
+        let kept = output.keep(&self.buffer[..n]);
+        // A full disk costs output, not the agent; it is reported once, until output is kept again.
+        if let (false, Err(error)) = (self.loses_output, &kept) {
             let _ = writeln!(io::stderr(), "output was lost: {error}");
         }
+        self.loses_output = kept.is_err();
         if let Some(screen) = &mut self.screen {
             screen.feed(&self.buffer[..n]);
             let answers = screen.take_answers();
@@ -284,6 +288,9 @@ impl Running {
     }
     /// Paints soon: at once after a pause, and not more often than viewers can see.
     fn want_paint(&mut self) {
+        if self.seats.is_none() {
+            return;
+        }
         let earliest = self.painted_at.map_or_else(Instant::now, |at| at + PAINT_EVERY);
         self.paint_at.get_or_insert(earliest);
     }

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::spec::TerminalSize;
-use crate::model::limits::{SCREEN_COLS_MAX, SCREEN_ROWS_MAX, SCROLLBACK_CELLS_MAX, SCROLLBACK_ROWS};
+use crate::model::limits::{SCREEN_COLS_MAX, SCREEN_ROWS_MAX, SCROLLBACK_ROWS};
 
 /// A terminal that exists only in memory.
 pub struct Screen {
@@ -27,9 +27,8 @@ pub struct Shown {
 impl Screen {
     pub fn new(size: TerminalSize) -> Screen {
         let size = clamp(size);
-        let rows_max = SCROLLBACK_ROWS.min(SCROLLBACK_CELLS_MAX / usize::from(size.cols));
         let parser =
-            vt100::Parser::new_with_callbacks(cells(size.rows), cells(size.cols), rows_max, Answers::default());
+            vt100::Parser::new_with_callbacks(cells(size.rows), cells(size.cols), SCROLLBACK_ROWS, Answers::default());
         Screen { parser }
     }
     /// Feeds output of the agent.

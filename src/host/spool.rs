@@ -3,7 +3,7 @@
 //! `<id>.reply`. The host adds the session's token and understands nothing
 //! else of what it forwards. While no daemon is there, requests wait.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -28,8 +28,18 @@ pub fn start(spool: Spool) -> io::Result<()> {
     let (sender, results) = mpsc::channel();
     let outbox = watch::folder(&spool.outbox).ok();
     let record = spool.daemon_record.parent().and_then(|dir| watch::folder(dir).ok());
-    let door =
-        Door { spool, outbox, record, bell, rope, sender, results, busy: BTreeSet::new(), parked: BTreeSet::new() };
+    let door = Door {
+        spool,
+        outbox,
+        record,
+        bell,
+        rope,
+        sender,
+        results,
+        busy: BTreeMap::new(),
+        daemons_seen: 0,
+        parked: BTreeSet::new(),
+    };
     super::thread("spool", move || door.keep())
 }
 
@@ -49,8 +59,9 @@ struct Door {
     rope: UnixStream,
     sender: mpsc::Sender<(PathBuf, Forwarded)>,
     results: mpsc::Receiver<(PathBuf, Forwarded)>,
-    /// Being forwarded now.
-    busy: BTreeSet<PathBuf>,
+    /// Being forwarded now, and how many daemons had been seen when that began.
+    busy: BTreeMap<PathBuf, u64>,
+    daemons_seen: u64,
     /// Waiting for a daemon.
     parked: BTreeSet<PathBuf>,
 }
@@ -80,14 +91,16 @@ impl Door {
                 .is_some_and(|fd| watch::names(fd).iter().any(|name| Some(name.as_os_str()) == record));
             if is_new || deadline.is_some_and(|at| at <= Instant::now()) {
                 self.parked.clear();
+                self.daemons_seen += 1;
             }
         }
     }
     fn take_results(&mut self) {
         while matches!(read(&self.bell, &mut [0; 64]), Got::Bytes(_)) {}
         while let Ok((path, forwarded)) = self.results.try_recv() {
-            self.busy.remove(&path);
-            if forwarded == Forwarded::Unanswered {
+            let seen = self.busy.remove(&path);
+            // A daemon that came meanwhile has not been asked yet.
+            if forwarded == Forwarded::Unanswered && seen == Some(self.daemons_seen) {
                 self.parked.insert(path);
             }
         }
@@ -99,7 +112,7 @@ impl Door {
         requests.sort();
         self.parked.retain(|path| requests.contains(path));
         for path in requests {
-            if self.busy.len() < SPOOL_FORWARDS_MAX && !self.busy.contains(&path) && !self.parked.contains(&path) {
+            if self.busy.len() < SPOOL_FORWARDS_MAX && !self.busy.contains_key(&path) && !self.parked.contains(&path) {
                 self.forward(path);
             }
         }
@@ -115,7 +128,7 @@ impl Door {
             let _ = rope.write_all(b".");
         };
         match super::thread("forward", work) {
-            Ok(()) => drop(self.busy.insert(path)),
+            Ok(()) => drop(self.busy.insert(path, self.daemons_seen)),
             Err(_) => drop(self.parked.insert(path)),
         }
     }

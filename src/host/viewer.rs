@@ -14,6 +14,7 @@ use super::attach::{Frames, FromHost, FromViewer, Hello};
 use super::keys::Keys;
 use super::spec::TerminalSize;
 use super::wait::{Got, Interest, Signals, read, wait};
+use crate::model::limits::VIEWERS_MAX;
 use crate::model::session::Exit;
 
 /// Why a viewer stopped.
@@ -45,7 +46,8 @@ pub fn attach(socket: &Path, hands: Hands) -> io::Result<Left> {
         ViewerSignals { resized: Signals::register(&[SIGWINCH])?, leave: Signals::register(&[SIGHUP, SIGTERM])? };
     // After the signals: an early one still leaves through the restoring drop.
     let terminal = RawTerminal::enter()?;
-    let mut view = View { stream, frames: Frames::default(), keys: Keys::default(), escape_until: None, hands };
+    let mut view =
+        View { stream, frames: Frames::default(), keys: Keys::default(), escape_until: None, hands, heard: false };
     let left = view.show(&terminal, signals);
     drop(terminal);
     left
@@ -62,6 +64,8 @@ struct View {
     keys: Keys,
     escape_until: Option<Instant>,
     hands: Hands,
+    /// Whether the host has said anything yet.
+    heard: bool,
 }
 
 impl View {
@@ -105,8 +109,15 @@ impl View {
     fn hear(&mut self, terminal: &RawTerminal) -> io::Result<Option<Exit>> {
         let mut buffer = [0; 32 << 10];
         match read(&self.stream, &mut buffer) {
-            Got::Bytes(n) => self.frames.push(&buffer[..n]),
+            Got::Bytes(n) => {
+                self.heard = true;
+                self.frames.push(&buffer[..n]);
+            }
             Got::Nothing => return Ok(None),
+            Got::End if !self.heard => {
+                let text = format!("the host let nobody in: it takes {VIEWERS_MAX} viewers, all of its own user");
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, text));
+            }
             Got::End => return Ok(Some(Exit::Lost)),
         }
         while let Some(frame) = self.frames.next_from_host()? {

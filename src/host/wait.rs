@@ -121,7 +121,7 @@ impl AsFd for Signals {
     }
 }
 
-/// Reads what is there without blocking.
+/// What a read gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Got {
     Bytes(usize),
@@ -131,7 +131,7 @@ pub enum Got {
     End,
 }
 
-/// Reads from a non-blocking file descriptor.
+/// Reads what is there; waits only if `fd` is a blocking one.
 pub fn read(fd: &impl AsFd, buffer: &mut [u8]) -> Got {
     use rustix::io::Errno;
     match rustix::io::read(fd, buffer) {

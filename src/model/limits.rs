@@ -57,11 +57,9 @@ pub const PAINT_EVERY: Duration = Duration::from_millis(16);
 pub const VIEWER_FRAME_BYTES_MAX: usize = 4 << 20;
 /// Typed bytes kept for an agent that does not read.
 pub const TYPED_BYTES_MAX: usize = 64 << 10;
-/// Largest emulated screen; with `SCROLLBACK_CELLS_MAX` it bounds the memory of a host.
+/// Largest emulated screen; with `SCROLLBACK_ROWS` it bounds the memory of a host.
 pub const SCREEN_ROWS_MAX: u16 = 300;
 pub const SCREEN_COLS_MAX: u16 = 500;
-/// Cells of scrollback kept by a host.
-pub const SCROLLBACK_CELLS_MAX: usize = 64 << 10;
 /// Requests of one session that its host forwards at once.
 pub const SPOOL_FORWARDS_MAX: usize = 8;
 /// A request whose daemon was not there is tried again this often, even if no new daemon was seen.
@@ -92,7 +90,7 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub const COMPLETE_WAIT: Duration = Duration::from_secs(85);
 /// A file in a session's spool, in bytes.
 pub const SPOOL_FILE_BYTES_MAX: u64 = 64 << 10;
-/// Rows of scrollback kept by a host.
-pub const SCROLLBACK_ROWS: usize = 1_000;
+/// Rows of scrollback kept by a host: what a screen that grows gets back. A cell takes 32 bytes.
+pub const SCROLLBACK_ROWS: usize = 200;
 /// Largest rescue, in bytes, before a person is asked.
 pub const RESCUE_BYTES_MAX: u64 = 2 << 30;
