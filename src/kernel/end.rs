@@ -37,10 +37,7 @@ pub(super) fn session_ended(world: &World, run: &Run, id: &SessionId, exit: Exit
             draft.stage(&session.stage, StageChange::Readied { retry_at: None });
         }
         SessionState::Ending { why: EndReason::Killed, .. } => {
-            draft.stage(
-                &session.stage,
-                StageChange::Blocked { reason: block(BlockCode::ByPerson, format!("a person killed session `{id}`")) },
-            );
+            draft.stage(&session.stage, StageChange::Blocked { reason: killed(id) });
         }
         _ if exit == Exit::NeverStarted => draft.stage(&session.stage, StageChange::Readied { retry_at: None }),
         SessionState::Ending { .. } => {
@@ -121,6 +118,11 @@ fn retry_at(world: &World, stage: &Stage, now: Timestamp) -> Timestamp {
 
 pub(super) fn failure(stage: &Stage, text: impl Into<String>) -> Failure {
     Failure { attempt: stage.attempts, text: text.into(), checks: Vec::new() }
+}
+
+/// Why a stage whose session a person killed does not go on by itself.
+pub(super) fn killed(session: &SessionId) -> BlockReason {
+    block(BlockCode::ByPerson, format!("a person killed session `{session}`"))
 }
 
 pub(super) fn block(code: BlockCode, text: impl Into<String>) -> BlockReason {

@@ -10,7 +10,7 @@ use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::Oid;
 use crate::model::limits::RETURNS_MAX;
-use crate::model::session::{EndReason, SessionState};
+use crate::model::session::{Activity, EndReason, SessionState};
 use crate::model::stage::{BlockCode, BlockReason, CheckResult, Failure, Phase, StageState};
 
 pub(super) fn proved(world: &World, run: &Run, entry: &Entry, tip: &Oid, proof: &Proof, draft: &mut Draft) {
@@ -81,7 +81,12 @@ fn red(world: &World, run: &Run, stage: &Stage, checks: &[CheckResult], alone: A
     };
     let session = stage.state.lease().and_then(|id| run.sessions.get(id));
     match session {
-        Some(session) if matches!(session.state, SessionState::Live { .. }) && session.returns < RETURNS_MAX => {
+        // An idle client has no hook left that could tell it: its conversation is resumed instead.
+        Some(session)
+            if matches!(session.state, SessionState::Live { .. })
+                && session.activity != Activity::Idle
+                && session.returns < RETURNS_MAX =>
+        {
             draft.fact(Fact::session(&session.id, SessionChange::Returned));
             draft.stage(&stage.spec.id, StageChange::Returned { failure });
         }
@@ -140,14 +145,14 @@ pub(super) fn landed(run: &Run, entry: &Entry, tip: &Oid, landing: &Oid, draft: 
 /// looking at the refs says why; otherwise a person has to see to it.
 pub(super) fn land_refused(run: &Run, entry: &Entry, moved: bool, why: &str, draft: &mut Draft) {
     match (entry, &run.base_entry) {
-        (Entry::Base, _) if moved => draft.fact(Fact::BaseRequeued),
+        (Entry::Base, BaseEntry::Landing { .. }) if moved => draft.fact(Fact::BaseRequeued),
         (Entry::Base, BaseEntry::Landing { commit, .. }) => {
             draft.fact(Fact::BaseRejected { commit: commit.clone(), text: why.to_owned() });
         }
         (Entry::Base, _) => {}
         (Entry::Stage { stage: id }, _) => {
             let Some(stage) = run.stages.get(id) else { return };
-            if !matches!(stage.state, StageState::Verifying { .. }) {
+            if !matches!(stage.state, StageState::Verifying { phase: Phase::Landing { .. }, .. }) {
                 return;
             }
             if moved {

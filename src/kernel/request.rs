@@ -14,7 +14,7 @@ use crate::model::limits::{REASON_BYTES_MAX, RETURNS_MAX};
 use crate::model::plan::Plan;
 use crate::model::refusal::{Refusal, RefusalKind};
 use crate::model::session::{Activity, EndReason, SessionState};
-use crate::model::stage::{BlockCode, StageState};
+use crate::model::stage::{BlockCode, Phase, StageState};
 
 pub(super) fn decide(
     world: &World,
@@ -185,7 +185,9 @@ impl<'a> Asked<'a> {
                 (BlockCode::ByAgent, "the agent")
             }
         };
-        if stage.state.is_final() || matches!(stage.state, StageState::Gated { .. }) {
+        // A commit that is landing may have landed already: the branch says, not a request.
+        let is_landing = matches!(stage.state, StageState::Verifying { phase: Phase::Landing { .. }, .. });
+        if is_landing || stage.state.is_final() || matches!(stage.state, StageState::Gated { .. }) {
             return Err(self.not_now(stage, "be blocked"));
         }
         draft.end_lease(self.run, stage, EndReason::Blocked);
@@ -381,6 +383,10 @@ impl<'a> Asked<'a> {
         match self.run.sessions.get(id) {
             Some(session) if !session.is_over() => {
                 draft.end_session(self.run, id, EndReason::Killed);
+                let stage = self.stage(&session.stage)?;
+                if session.host().is_none() && stage.state.lease() == Some(id) {
+                    draft.stage(&session.stage, StageChange::Blocked { reason: super::end::killed(id) });
+                }
                 draft.done(self.id, format!("session `{id}` is being ended; its stage will be blocked"));
                 Ok(())
             }

@@ -10,6 +10,7 @@ use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::ids::{SessionId, StageId};
 use crate::model::refusal::{Refusal, RefusalKind};
 use crate::model::session::EndReason;
+use crate::model::stage::StageState;
 
 /// What an event makes true, and what is to be done at once because of it.
 /// Effects that follow from the world alone come from [`super::due`].
@@ -91,7 +92,7 @@ fn start_failed(world: &World, run: &Run, session: &SessionId, why: &StartFailur
         crate::model::session::SessionEnd::NeverStarted,
         crate::model::session::Exit::NeverStarted,
     );
-    if stage.state.lease() != Some(session) {
+    if !matches!(&stage.state, StageState::Running { session: lease } if lease == session) {
         return;
     }
     match why {
