@@ -161,6 +161,11 @@ impl Seats {
     /// Tells everybody how it ended and closes the socket. Who does not listen is not waited for long.
     pub fn close(mut self, screen: &Screen, exit: Exit) {
         let deadline = Instant::now() + DRAIN_MAX;
+        // Who came at the last moment sees the last screen too.
+        self.welcome();
+        for at in 0..self.seats.len() {
+            self.hear(at, &mut Wishes::default());
+        }
         self.flush_until(deadline);
         self.paint(screen);
         self.flush_until(deadline);

@@ -451,9 +451,10 @@ fn two_viewers_see_one_screen_and_the_last_to_type_sizes_it() {
 fn device_queries_are_answered_once_and_hidden_from_viewers() {
     let script = "stty raw -echo min 0 time 20; read go < go; printf '\\033[6n\\033[c'; \
                   dd bs=1 count=16 2>/dev/null > answer; stty min 0 time 3; dd bs=1 count=1 of=more 2>/dev/null; \
-                  echo asked; read go < go";
+                  echo asked; read go < end";
     let env = Env::terminal(script);
-    assert!(process::command("mkfifo").arg(env.path("go")).status().unwrap().success());
+    let (go, end) = (env.path("go"), env.path("end"));
+    assert!(process::command("mkfifo").args([go, end]).status().unwrap().success());
     drop(env.start());
     let mut seats = [1, 2].map(|_| Seat::take(&env.socket(), SIZE, true));
     fs_err::write(env.path("go"), "go\n").unwrap();
@@ -464,7 +465,7 @@ fn device_queries_are_answered_once_and_hidden_from_viewers() {
     }
     assert_eq!(fs_err::read(env.path("answer")).unwrap(), b"\x1b[1;1R\x1b[?62;22c");
     assert_eq!(fs_err::read(env.path("more")).unwrap(), b"");
-    fs_err::write(env.path("go"), "go\n").unwrap();
+    fs_err::write(env.path("end"), "go\n").unwrap();
     env.end();
 }
 
@@ -537,9 +538,10 @@ fn a_host_is_small() {
     seat.sees("line 4999");
     let pid = control::read_record(&env.folder()).unwrap().host.pid;
     let status = fs_err::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let rss = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    // Its own memory: the pages of the binary are shared by all hosts, and in a debug build they are many.
+    let rss = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
     let kib: u64 = rss.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(kib <= 8 << 10, "{rss}");
+    assert!(kib <= 4 << 10, "{rss}");
     control::end(&env.dir(), Duration::from_secs(5)).unwrap();
     env.end();
 }
