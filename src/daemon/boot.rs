@@ -57,7 +57,7 @@ impl ReadOnly {
 pub struct Opened {
     dispatcher: Dispatcher,
     sender: Sender<Message>,
-    _lock: Lock,
+    lock: Lock,
     /// What a person should know about the opening.
     pub notices: Vec<String>,
 }
@@ -77,7 +77,7 @@ impl Opened {
         }
         let journal = Journal::resume(Disk::open(&layout.journal())?, &read.tail)?;
         let (dispatcher, sender) = Dispatcher::new(layout.clone(), read.world, journal, mode);
-        Ok(Opened { dispatcher, sender, _lock: lock, notices })
+        Ok(Opened { dispatcher, sender, lock, notices })
     }
 
     /// Carries one operator's request out and gives the lock back.
@@ -117,7 +117,7 @@ impl Opened {
         let mut events = kernel::recover(&self.dispatcher.world, &observed);
         events.push(Event::DaemonStarted { options });
         ready();
-        let result = self.dispatcher.run(events);
+        let result = self.dispatcher.run(events, &self.lock);
         server::unbind(&socket);
         let _ = fs_err::remove_file(layout.daemon_record());
         Ok(result?)

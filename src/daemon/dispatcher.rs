@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::base::clock;
+use crate::base::fs::Lock;
 use crate::base::layout::Layout;
 use crate::daemon::executor::Executor;
 use crate::daemon::report;
@@ -112,6 +113,8 @@ pub struct Dispatcher {
     in_flight: BTreeSet<String>,
     /// Effects that failed; tried again at the next tick.
     failed: BTreeSet<String>,
+    /// What failed while one request was carried out.
+    troubles: Vec<String>,
     replies: BTreeMap<RequestId, Sender<Answer>>,
     requests: u64,
     subscribers: Vec<Arc<Latest>>,
@@ -141,6 +144,7 @@ impl Dispatcher {
             mode,
             in_flight: BTreeSet::new(),
             failed: BTreeSet::new(),
+            troubles: Vec::new(),
             replies: BTreeMap::new(),
             requests: 0,
             subscribers: Vec::new(),
@@ -155,7 +159,8 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When the journal cannot be written: then nothing that was not durable was acknowledged.
-    pub(super) fn run(&mut self, first: Vec<Event>) -> Result<(), JournalError> {
+    /// A `lock` that is no longer at its place ends the loop: somebody removed the state.
+    pub(super) fn run(&mut self, first: Vec<Event>, lock: &Lock) -> Result<(), JournalError> {
         for event in first {
             self.take(&event, "boot");
         }
@@ -175,14 +180,18 @@ impl Dispatcher {
                     if Instant::now() >= tick {
                         tick = Instant::now() + RECONCILE_EVERY;
                         self.failed.clear();
+                        self.troubles.clear();
                         self.take_refs();
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.finish_turn()?;
-            if !self.layout.work.exists() {
-                tracing::error!("{} is gone: stopping; sessions go on under their hosts", self.layout.work.display());
+            if !lock.is_at(&self.layout.writer_lock()) {
+                tracing::error!(
+                    "{} was removed: stopping; sessions go on under their hosts",
+                    self.layout.work.display()
+                );
                 break;
             }
         }
@@ -204,7 +213,15 @@ impl Dispatcher {
             }
             self.finish_turn()?;
         }
-        Ok(answer.try_recv().unwrap_or_else(|_| Answer::Done { text: "recorded".to_owned() }))
+        let answer = answer.try_recv().unwrap_or_else(|_| Answer::Done { text: "recorded".to_owned() });
+        Ok(match self.troubles.is_empty() {
+            true => answer,
+            false => {
+                let what = "the request is recorded, but what follows from it could not be done";
+                let refusal = Refusal::new(RefusalKind::Internal, what).because(self.troubles.join("; "));
+                Answer::Refused { refusal: refusal.hint("loom run   (tries again)") }
+            }
+        })
     }
 
     fn is_over(&self) -> bool {
@@ -247,6 +264,7 @@ impl Dispatcher {
                     if let Event::EffectFailed { effect, why } = &event {
                         tracing::error!("{effect} failed: {why}");
                         self.failed.insert(key);
+                        self.troubles.push(format!("{effect}: {why}"));
                     }
                 }
                 let cause = cause_of(&event);
@@ -385,11 +403,11 @@ impl Dispatcher {
             Effect::Shutdown => self.is_stopping = true,
             effect => {
                 let key = key(&effect);
-                if let Some(key) = &key {
-                    if self.failed.contains(key) || !self.in_flight.insert(key.clone()) {
-                        return;
-                    }
+                let is_running = |key: &String| self.failed.contains(key) || self.in_flight.contains(key);
+                if key.as_ref().is_some_and(is_running) {
+                    return;
                 }
+                self.in_flight.extend(key.clone());
                 self.executor.start(effect, key);
             }
         }

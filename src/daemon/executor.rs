@@ -49,10 +49,10 @@ impl Executor {
     }
 
     pub(super) fn set_config(&self, fingerprint: Option<&str>) {
-        if let (Some(fingerprint), Ok(mut config)) = (fingerprint, self.context.config.lock()) {
-            if *config != fingerprint {
-                fingerprint.clone_into(&mut config);
-            }
+        if let (Some(fingerprint), Ok(mut config)) = (fingerprint, self.context.config.lock())
+            && *config != fingerprint
+        {
+            fingerprint.clone_into(&mut config);
         }
     }
 
@@ -131,7 +131,7 @@ impl Context {
             }
             Effect::Prove(prove) => super::land::prove(self, &prove),
             Effect::Land { entry, branch, tip, landing } => super::land::land(self, entry, &branch, tip, landing),
-            Effect::FollowBase { branch, from, to } => self.follow(&branch, &from, &to),
+            Effect::FollowBase { plan_branch, branch, from, to } => self.follow(&plan_branch, &branch, &from, &to),
             Effect::LookAtRefs { plan_branch, base_branch, base, unlanded } => {
                 match self.look_at_refs(&plan_branch, &base_branch, &base, &unlanded) {
                     Ok(refs) => Event::RefsSeen { refs },
@@ -265,7 +265,11 @@ impl Context {
         Ok(Inspection::Clean { head, changes_nothing })
     }
 
-    fn follow(&self, branch: &str, from: &Oid, to: &Oid) -> Event {
+    fn follow(&self, plan_branch: &str, branch: &str, from: &Oid, to: &Oid) -> Event {
+        // Commits of the user's own come first: they are merged and proven before anything follows.
+        if let Ok(refs) = self.look_at_refs(plan_branch, branch, from, &[]) {
+            self.send(None, Event::RefsSeen { refs });
+        }
         let follow = || -> Result<Followed, GitError> {
             let git = self.git()?;
             match self.check_config(&git) {

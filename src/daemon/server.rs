@@ -138,7 +138,7 @@ fn answer(
                 return Ok(Next::DaemonGone);
             }
             let Ok(answer) = answers.recv() else { return Ok(Next::DaemonGone) };
-            frame::write(writer, &ServerLine::Answer { id, answer: answer })?;
+            frame::write(writer, &ServerLine::Answer { id, answer })?;
         }
         Call::Status => {
             let (reply, answers) = std::sync::mpsc::channel();

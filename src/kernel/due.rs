@@ -31,7 +31,7 @@ pub fn due(world: &World) -> Vec<Effect> {
     }
     if let Some((from, to)) = &run.following {
         let branch = run.ground.base_branch.clone();
-        effects.push(Effect::FollowBase { branch, from: from.clone(), to: to.clone() });
+        effects.push(Effect::FollowBase { plan_branch: run.plan.branch(), branch, from: from.clone(), to: to.clone() });
     } else if run.end == PlanEnd::Completed {
         let stages = run.stages.iter().map(|(id, stage)| (id.clone(), worktrees(run, id, stage))).collect();
         effects.push(Effect::CleanPlan { plan: run.plan.id.clone(), stages });

@@ -58,9 +58,9 @@ pub(super) fn refs_seen(world: &World, run: &Run, refs: &RefsSeen, draft: &mut D
         return;
     }
     let Some(base) = refs.base_tip.as_ref().filter(|base| **base != run.base) else { return };
-    if run.following.is_some()
-        || run.open_gates().any(|gate| matches!(gate.subject, GateSubject::BaseBranchMoved { .. }))
-    {
+    // A follow under way moves the base branch itself.
+    let follows = run.following.as_ref().is_some_and(|(_, to)| to == base);
+    if follows || run.open_gates().any(|gate| matches!(gate.subject, GateSubject::BaseBranchMoved { .. })) {
         return;
     }
     if refs.base_is_in_plan {

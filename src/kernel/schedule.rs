@@ -19,7 +19,7 @@ use crate::model::stage::{Phase, StageState};
 /// A new daemon: what was parked for a person is tried again, once.
 pub(super) fn daemon_started(run: &Run, options: &RunOptions, draft: &mut Draft) {
     let _ = options;
-    for (backend, _) in &run.parked {
+    for backend in run.parked.keys() {
         draft.fact(Fact::BackendFreed { backend: *backend });
     }
     for (id, stage) in &run.stages {

@@ -69,6 +69,8 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
         Event::Landed { entry, tip, landing } => queue::landed(run, entry, tip, landing, draft),
         Event::LandRefused { entry, moved, why } => queue::land_refused(run, entry, *moved, why, draft),
         Event::BaseFollowed { commit } => draft.fact(Fact::BaseFollowed { commit: commit.clone() }),
+        // Commits of the user's own that came in between have ended the follow already.
+        Event::BaseStayed { .. } if run.following.is_none() => {}
         Event::BaseStayed { why } => draft.fact(Fact::BaseStayed { why: why.clone() }),
         Event::StageRemoved { stage, rescued } => {
             draft.fact(Fact::StageRemoved { stage: stage.clone(), rescued: rescued.clone() });

@@ -135,7 +135,7 @@ impl Sim {
         self.send(Event::Proved { entry: Entry::Stage { stage: id(name) }, tip, proof })
     }
     /// From started to proven.
-    fn to_verifying(&mut self, name: &str) -> &mut Sim {
+    fn until_verifying(&mut self, name: &str) -> &mut Sim {
         self.schedule().hosted(&format!("{name}.1")).ended(&format!("{name}.1"), Exit::Code { code: 0 });
         self.inspected(name, 1, oid(7)).schedule()
     }
@@ -175,7 +175,7 @@ fn red() -> Proof {
 #[test]
 fn a_stage_goes_from_ready_to_merged() {
     let mut sim = Sim::new(vec![spec("a", &[], command()), spec("b", &["a"], command())]);
-    sim.to_verifying("a");
+    sim.until_verifying("a");
     assert!(matches!(sim.state("b"), StageState::Waiting));
     sim.land("a", oid(20)).schedule();
     assert!(matches!(sim.state("a"), StageState::Merged { .. }));
@@ -187,7 +187,7 @@ fn a_stage_goes_from_ready_to_merged() {
 #[test]
 fn a_red_verdict_starts_the_next_attempt_until_there_are_none_left() {
     let mut sim = Sim::new(vec![spec("a", &[], command())]);
-    sim.to_verifying("a").proved("a", red()).schedule();
+    sim.until_verifying("a").proved("a", red()).schedule();
     assert!(matches!(sim.state("a"), StageState::Running { session } if session.as_str() == "a.2"));
     sim.hosted("a.2").ended("a.2", Exit::Code { code: 0 }).inspected("a", 2, oid(8)).schedule();
     sim.proved("a", red()).schedule();
@@ -239,7 +239,7 @@ fn a_crash_waits_longer_each_time() {
 #[test]
 fn nothing_lands_with_a_failed_check_or_without_evidence() {
     let mut sim = Sim::new(vec![spec("a", &[], command())]);
-    sim.to_verifying("a");
+    sim.until_verifying("a");
     let proven =
         |checks| Fact::stage(&id("a"), StageChange::Proven { tip: oid(1), landing: oid(20), tree: oid(9), checks });
     assert_eq!(rules(&sim.world, &[proven(vec![check_result(false)])]).unwrap_err().rule, "R2");
@@ -294,7 +294,7 @@ fn refs_that_moved_by_other_hands_stop_landing() {
         (seen(oid(1), oid(96), true, false), "merge"),
     ] {
         let mut sim = Sim::new(vec![spec("a", &[], command())]);
-        sim.to_verifying("a").send(Event::RefsSeen { refs });
+        sim.until_verifying("a").send(Event::RefsSeen { refs });
         let run = sim.world.run.as_ref().unwrap();
         let gate = run.landing_gate().unwrap_or_else(|| panic!("no gate for {expected}"));
         let about = match gate.subject {
@@ -318,7 +318,7 @@ fn refs_that_moved_by_other_hands_stop_landing() {
 #[test]
 fn a_world_is_the_fold_of_its_facts() {
     let mut sim = Sim::new(vec![spec("a", &[], command()), spec("b", &["a"], claude())]);
-    sim.to_verifying("a").land("a", oid(20)).schedule().hosted("b.1");
+    sim.until_verifying("a").land("a", oid(20)).schedule().hosted("b.1");
     let mut again = World::default();
     for fact in &sim.facts {
         let json = serde_json::to_string(fact).unwrap();

@@ -340,6 +340,10 @@ impl Run {
         match fact {
             Fact::BaseMoved { commit } => {
                 self.base = commit.clone();
+                (self.following, self.base_stays) = (None, None);
+                if self.end == PlanEnd::Completed {
+                    self.end = PlanEnd::Open;
+                }
                 self.base_entry = BaseEntry::Queued { commit: commit.clone() };
                 self.queue.retain(|entry| *entry != Entry::Base);
                 self.queue.insert(0, Entry::Base);

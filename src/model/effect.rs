@@ -27,7 +27,7 @@ pub enum Effect {
     /// Move the plan branch by compare-and-swap.
     Land { entry: Entry, branch: String, tip: Oid, landing: Oid },
     /// Let the base branch follow the plan branch.
-    FollowBase { branch: String, from: Oid, to: Oid },
+    FollowBase { plan_branch: String, branch: String, from: Oid, to: Oid },
     /// Look at the refs and the repository's configuration.
     LookAtRefs { plan_branch: String, base_branch: String, base: Oid, unlanded: Vec<Oid> },
     /// Put the plan branch back (the other commit is rescued first).

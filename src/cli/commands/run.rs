@@ -72,12 +72,11 @@ pub fn unknown_stage(run: &crate::kernel::world::Run, wanted: &str) -> Refusal {
 }
 
 fn start_keeper(place: &Place, args: &Run) -> Result<(), Failure> {
-    use std::os::unix::process::CommandExt;
     fs_err::create_dir_all(&place.layout.work)?;
     let log = open_log(place)?;
     let mut command = process::command(process::this_binary()?);
     command.arg("-C").arg(&place.layout.project).arg("keeper").args(forwarded(args));
-    command.current_dir(&place.layout.project).stdout(Stdio::piped()).stderr(Stdio::from(log)).process_group(0);
+    command.current_dir(&place.layout.project).stdout(Stdio::piped()).stderr(Stdio::from(log));
     let mut keeper = command.spawn()?;
     let stdout = keeper.stdout.take().ok_or_else(|| Failure::new(exit::INTERNAL, "the keeper has no output"))?;
     let mut lines = BufReader::new(stdout).lines();
@@ -125,7 +124,7 @@ fn open_log(place: &Place) -> Result<std::fs::File, Failure> {
 
 /// `loom keeper`: outlives the terminal, restarts the daemon.
 pub fn keeper(place: &Place, args: &Run) -> Result<u8, Failure> {
-    // A process group leader cannot make a session; then the terminal's signals are ignored below.
+    // A session of its own: the terminal's unix signals end with the terminal.
     let _ = rustix::process::setsid();
     log_to(place)?;
     let binary = process::this_binary()?;
