@@ -6,3 +6,5 @@ pub mod fs;
 pub mod layout;
 pub mod process;
 pub mod text;
+pub mod wait;
+pub mod watch;

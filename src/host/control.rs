@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::spec::{ExitRecord, HostFolder, HostRecord, HostSpec};
-use super::{tree, wait};
-use crate::base::{clock, fs, process};
+use super::tree;
+use crate::base::{clock, fs, process, wait};
 use crate::model::limits::HOST_READY;
 use crate::model::session::{Exit, HostIdentity};
 

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::spec::{EnvChange, HostFolder, HostSpec};
-use super::wait;
 use crate::base::process;
+use crate::base::wait;
 
 /// Becomes the child of the host at `dir`. Returns only if that failed; the host hears why on
 /// standard input, which is a socket to it until the moment of the exec.

@@ -16,7 +16,7 @@ use super::exec::read_spec;
 use super::running::{Outputs, Running, Streams};
 use super::seats::Seats;
 use super::spec::{ExitRecord, HostFolder, HostRecord, HostSpec, TerminalSize};
-use super::wait::{Interest, Signals, wait};
+use crate::base::wait::{Interest, Signals, wait};
 use crate::base::{clock, fs, process};
 use crate::model::limits::{LOCK_WAIT, START_BARRIER};
 use crate::model::session::{Exit, HostIdentity};
@@ -233,7 +233,7 @@ fn start_child(dir: &Path, spec: &HostSpec) -> io::Result<(Child, Streams, UnixS
         },
     };
     for stream in [&streams.terminal, &streams.output, &streams.error].into_iter().flatten() {
-        super::wait::set_nonblocking(stream)?;
+        crate::base::wait::set_nonblocking(stream)?;
     }
     Ok((child, streams, channel))
 }

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 
 use super::exec::read_spec;
 use super::spec::{HostFolder, TerminalSize};
-use super::wait::{Interest, wait};
-use super::watch;
 use crate::base::fs;
 use crate::base::text::printable;
+use crate::base::wait::{Interest, wait};
+use crate::base::watch;
 
 /// Prints the output kept in `dir` as plain text; with `follow`, goes on until the host is gone.
 pub fn follow(dir: &Path, follow: bool, out: &mut dyn Write) -> io::Result<()> {

@@ -16,8 +16,6 @@ pub mod spec;
 mod spool;
 mod tree;
 pub mod viewer;
-mod wait;
-mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

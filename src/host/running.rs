@@ -17,8 +17,8 @@ use super::screen::Screen;
 use super::seats::Seats;
 use super::spec::{ExitRecord, HostFolder, HostSpec};
 use super::tree;
-use super::wait::{Got, Interest, Ready, earlier, read, wait};
 use crate::base::clock;
+use crate::base::wait::{Got, Interest, Ready, earlier, read, wait};
 use crate::model::limits::{
     DRAIN_MAX, END_GRACE, KILL_AGAIN, KILL_GRACE, LEFTOVER_GRACE, PAINT_EVERY, TYPED_BYTES_MAX,
 };
@@ -389,7 +389,7 @@ impl Running {
         self.hear_start_error();
         for source in [Source::Terminal, Source::Output, Source::Error] {
             while let Some(fd) = self.stream(source) {
-                if !super::wait::readable(fd, deadline).unwrap_or(false) {
+                if !crate::base::wait::readable(fd, deadline).unwrap_or(false) {
                     break;
                 }
                 self.take_output(source);

@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::attach::{Frames, FromHost, FromViewer};
 use super::screen::{Screen, Shown};
 use super::spec::TerminalSize;
-use super::wait::{Interest, Ready, wait};
+use crate::base::wait::{Interest, Ready, wait};
 use crate::model::limits::{DRAIN_MAX, VIEWERS_MAX};
 use crate::model::session::Exit;
 

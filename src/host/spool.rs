@@ -14,9 +14,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::spec::Spool;
-use super::wait::{Got, Interest, read, wait};
-use super::watch;
 use crate::base::fs::write_atomic;
+use crate::base::wait::{Got, Interest, read, wait};
+use crate::base::watch;
 use crate::model::effect::Answer;
 use crate::model::limits::{COMPLETE_WAIT, FRAME_BYTES_MAX, SPOOL_FILE_BYTES_MAX, SPOOL_FORWARDS_MAX, SPOOL_RETRY};
 use crate::model::refusal::Refusal;

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGTERM, SIGWINCH};
 use super::attach::{Frames, FromHost, FromViewer, Hello};
 use super::keys::Keys;
 use super::spec::TerminalSize;
-use super::wait::{Got, Interest, Signals, read, wait};
+use crate::base::wait::{Got, Interest, Signals, read, wait};
 use crate::model::limits::VIEWERS_MAX;
 use crate::model::session::Exit;
 

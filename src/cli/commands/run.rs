@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::Place;
-use crate::base::process;
 use crate::base::text::count;
+use crate::base::{process, wait, watch};
 use crate::cli::args::Run;
 use crate::cli::failure::{Failure, exit};
 use crate::cli::{show, ui};
@@ -255,28 +255,19 @@ fn watch(place: &Place) -> Result<u8, Failure> {
     Ok(code_of(&status))
 }
 
-/// After a crash the daemon is back within a second. It says so in its record, which
-/// a daemon that ended by itself has removed.
+/// After a crash the keeper brings the daemon back within a second, and the daemon writes its
+/// record again. A daemon that ended by itself has removed it.
 fn keeper_brings_it_back(place: &Place) -> Result<bool, Failure> {
-    if !place.layout.daemon_record().exists() {
-        return Ok(false);
-    }
-    let (sender, back) = std::sync::mpsc::channel();
-    let layout = place.layout.clone();
-    std::thread::spawn(move || {
-        // Blocks until the writer's lock is free, and again until it is taken.
-        let _ = crate::base::fs::wait_unlocked(&layout.writer_lock());
-        let _ = sender.send(());
-    });
+    let changes = watch::folder(&place.layout.work)?;
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
-    let _ = back.recv_timeout(Duration::from_secs(1));
-    while std::time::Instant::now() < deadline {
+    while place.layout.daemon_record().exists() {
         if Client::connect(&place.layout).is_ok() {
             return Ok(true);
         }
-        // Nobody sends: this waits for a moment between two looks at a daemon that is booting.
-        let (_keep, pause) = std::sync::mpsc::channel::<()>();
-        let _ = pause.recv_timeout(Duration::from_millis(20));
+        if !wait::readable(&changes, deadline)? {
+            return Ok(false);
+        }
+        watch::names(&changes);
     }
     Ok(false)
 }
