@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::step::Draft;
+use super::draft::Draft;
 use super::world::{Run, Stage, World};
 use super::{gates, text};
 use crate::model::effect::{Answer, Effect};

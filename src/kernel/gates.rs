@@ -1,7 +1,7 @@
 //! Questions to a person: when one is opened, and what its answer does.
 
+use super::draft::Draft;
 use super::end::block;
-use super::step::Draft;
 use super::world::{BaseEntry, Run, World};
 use crate::model::effect::Effect;
 use crate::model::event::{GateTarget, RefsSeen, RequestId};

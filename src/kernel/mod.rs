@@ -5,6 +5,7 @@
 //! from the world and not from the event, a daemon that died in the middle
 //! simply derives them again: `recover` only has to say what ended meanwhile.
 
+mod draft;
 mod due;
 mod end;
 mod gates;
@@ -20,10 +21,11 @@ pub mod world;
 #[cfg(test)]
 mod tests;
 
+pub use draft::Step;
 pub use due::{due, is_quiet, next_deadline};
 pub use recover::{Observed, recover};
 pub use request::unknown_stage;
 pub use rules::{Violation, rules};
 pub use schedule::{look_at_refs, next_step};
-pub use step::{Step, step};
+pub use step::step;
 pub use world::World;

@@ -1,8 +1,8 @@
 //! The merge queue: verdicts and landings.
 
+use super::draft::Draft;
 use super::end::{Cause, attempt_failed, block};
 use super::gates;
-use super::step::Draft;
 use super::text;
 use super::world::{BaseEntry, Run, Stage, World};
 use crate::model::event::{AloneVerdict, Entry, Proof};

@@ -1,9 +1,9 @@
 //! Requests: who may ask for what, and what it means now.
 
+use super::draft::Draft;
 use super::end::{block, inspect};
 use super::gates;
 use super::schedule;
-use super::step::Draft;
 use super::text;
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::effect::{Answer, Effect};

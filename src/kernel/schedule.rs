@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use sha2::Digest;
 
-use super::step::Draft;
+use super::draft::Draft;
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::effect::Effect;
 use crate::model::event::{Entry, RunOptions};

@@ -1,37 +1,29 @@
-//! The one transition function, and the draft that its parts fill in.
+//! The one transition function.
 
 use jiff::Timestamp;
 
-use super::world::{Run, Stage, World};
+use super::draft::{Draft, Step};
+use super::world::{Run, World};
 use super::{end, gates, queue, request, rules, schedule};
-use crate::model::effect::{Answer, Effect};
-use crate::model::event::{Event, RequestId, StartFailure};
+use crate::model::effect::Effect;
+use crate::model::event::{Event, StartFailure};
 use crate::model::fact::{Fact, SessionChange, StageChange};
-use crate::model::ids::{SessionId, StageId};
+use crate::model::ids::SessionId;
 use crate::model::refusal::{Refusal, RefusalKind};
-use crate::model::session::EndReason;
+use crate::model::session::{Exit, SessionEnd};
 use crate::model::stage::StageState;
-
-/// What an event makes true, and what is to be done at once because of it.
-/// Effects that follow from the world alone come from [`super::due`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[must_use = "facts that are not recorded did not happen"]
-pub struct Step {
-    pub facts: Vec<Fact>,
-    pub effects: Vec<Effect>,
-}
 
 /// Decides what `event` means. Pure: same inputs, same answer.
 ///
 /// # Errors
 /// A refusal says what is wrong with a request, or which rule the step would break.
 pub fn step(world: &World, event: &Event, now: Timestamp) -> Result<Step, Refusal> {
-    let mut draft = Draft { now, step: Step::default() };
+    let mut draft = Draft::at(now);
     decide(world, event, &mut draft)?;
-    rules::rules(world, &draft.step.facts).map_err(|violation| {
+    rules::rules(world, draft.facts()).map_err(|violation| {
         Refusal::new(RefusalKind::Internal, "the step is refused by a rule").because(violation.to_string())
     })?;
-    Ok(draft.step)
+    Ok(draft.into_step())
 }
 
 fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal> {
@@ -89,11 +81,7 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
 fn start_failed(world: &World, run: &Run, session: &SessionId, why: &StartFailure, draft: &mut Draft) {
     let Some(known) = run.sessions.get(session).filter(|session| !session.is_over()) else { return };
     let Some(stage) = run.stages.get(&known.stage) else { return };
-    draft.session_over(
-        session,
-        crate::model::session::SessionEnd::NeverStarted,
-        crate::model::session::Exit::NeverStarted,
-    );
+    draft.session_over(session, SessionEnd::NeverStarted, Exit::NeverStarted);
     if !matches!(&stage.state, StageState::Running { session: lease } if lease == session) {
         return;
     }
@@ -107,55 +95,5 @@ fn start_failed(world: &World, run: &Run, session: &SessionId, why: &StartFailur
             }
             draft.stage(&known.stage, StageChange::Blocked { reason });
         }
-    }
-}
-
-/// Collects facts and effects in order.
-pub(super) struct Draft {
-    pub(super) now: Timestamp,
-    step: Step,
-}
-
-impl Draft {
-    pub(super) fn fact(&mut self, fact: Fact) {
-        self.step.facts.push(fact);
-    }
-    pub(super) fn stage(&mut self, stage: &StageId, change: StageChange) {
-        self.fact(Fact::stage(stage, change));
-    }
-    pub(super) fn effect(&mut self, effect: Effect) {
-        self.step.effects.push(effect);
-    }
-    pub(super) fn reply(&mut self, request: RequestId, answer: Answer) {
-        self.effect(Effect::Reply { request, answer });
-    }
-    pub(super) fn done(&mut self, request: RequestId, text: impl Into<String>) {
-        self.reply(request, Answer::Done { text: text.into() });
-    }
-    /// Ends the session that holds the stage's lease, if one lives.
-    pub(super) fn end_lease(&mut self, run: &Run, stage: &Stage, why: EndReason) {
-        if let Some(session) = stage.state.lease() {
-            self.end_session(run, session, why);
-        }
-    }
-    pub(super) fn end_session(&mut self, run: &Run, id: &SessionId, why: EndReason) {
-        use crate::model::session::SessionState;
-        match run.sessions.get(id).map(|session| &session.state) {
-            Some(SessionState::Live { .. }) => self.fact(Fact::session(id, SessionChange::Ending { why })),
-            Some(SessionState::Planned) => self.session_over(
-                id,
-                crate::model::session::SessionEnd::NeverStarted,
-                crate::model::session::Exit::NeverStarted,
-            ),
-            _ => {}
-        }
-    }
-    pub(super) fn session_over(
-        &mut self,
-        id: &SessionId,
-        end: crate::model::session::SessionEnd,
-        exit: crate::model::session::Exit,
-    ) {
-        self.fact(Fact::session(id, SessionChange::Ended { end, exit }));
     }
 }
