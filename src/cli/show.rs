@@ -136,7 +136,13 @@ pub fn epilogue(status: &Status) {
     let merged = status.stages.iter().filter(|stage| stage.state == "merged").count();
     let total = status.stages.len();
     match status.phase {
-        PhaseOfPlan::Complete => ui::note(format!("The plan is complete: {merged} of {total} stages landed.")),
+        PhaseOfPlan::Complete if merged == total => {
+            ui::note(format!("The plan is complete: all {total} stages are proven and landed."));
+        }
+        PhaseOfPlan::Complete => {
+            let skipped = total - merged;
+            ui::note(format!("The plan is complete: {merged} of {total} stages landed, {skipped} skipped."));
+        }
         PhaseOfPlan::WaitingForPerson => {
             ui::note(format!("Nothing goes on without you: {merged} of {total} stages landed."))
         }

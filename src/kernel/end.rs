@@ -71,7 +71,7 @@ fn end_of(session: &Session, stage: &Stage, exit: Exit) -> SessionEnd {
 fn cause_of(stage: &Stage, exit: Exit) -> Cause {
     match (&stage.spec.agent, exit) {
         (Agent::Command { run }, Exit::Code { .. }) => {
-            Cause::Work(failure(stage, format!("`{}` ended with {exit}", text::first_line(run))))
+            Cause::Work(failure(stage, format!("`{}` ended with {exit}", text::short_command(run))))
         }
         (_, Exit::Code { code: 0 }) => Cause::Work(failure(stage, "the session ended without a submission")),
         _ => Cause::Crash(format!("the session ended with {exit}")),

@@ -6,6 +6,14 @@ pub fn first_line(text: &str) -> &str {
     text.trim().lines().next().unwrap_or_default()
 }
 
+/// A shell command as a person recognises it: the start of its first line.
+pub fn short_command(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let line = first_line(text);
+    let start: String = line.chars().take(SHOWN).collect();
+    if start.len() < text.trim().len() { format!("{} …", start.trim_end()) } else { start }
+}
+
 pub fn attempts(n: u32) -> String {
     if n == 1 { "1 attempt".to_owned() } else { format!("{n} attempts") }
 }

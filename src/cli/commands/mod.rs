@@ -23,6 +23,7 @@ use crate::client;
 use crate::git::Git;
 use crate::model::effect::Answer;
 use crate::model::event::Request;
+use crate::wire::status::PhaseOfPlan;
 
 /// Where a command was started.
 pub struct Place {
@@ -46,6 +47,10 @@ impl Place {
     fn ask(&self, request: Request) -> Result<u8, Failure> {
         if let Answer::Done { text } = client::request(&self.layout, request)? {
             ui::note(text);
+        }
+        let status = client::status(&self.layout)?;
+        if !status.daemon.running && status.phase == PhaseOfPlan::Stopped {
+            ui::note("Next: loom run");
         }
         Ok(exit::OK)
     }
