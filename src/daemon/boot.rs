@@ -80,9 +80,20 @@ impl Opened {
         Ok(Opened { dispatcher, sender, lock, notices })
     }
 
+    /// What ended while nobody was looking.
+    fn recovered(&self) -> Vec<Event> {
+        let world = &self.dispatcher.world;
+        let observed = Observed {
+            boot_id: crate::base::process::boot_id(),
+            ended: executor::ended_sessions(&self.dispatcher.layout, world),
+        };
+        kernel::recover(world, &observed)
+    }
+
     /// Carries one operator's request out and gives the lock back.
     pub fn request(mut self, request: Request) -> Result<Answer, BootError> {
-        Ok(self.dispatcher.one_request(request)?)
+        let events = self.recovered();
+        Ok(self.dispatcher.one_request(events, request)?)
     }
 
     /// Runs the daemon until nothing can go on without a person. `ready` is called once
@@ -110,11 +121,7 @@ impl Opened {
         for notice in &self.notices {
             tracing::warn!("{notice}");
         }
-        let observed = Observed {
-            boot_id: crate::base::process::boot_id(),
-            ended: executor::ended_sessions(&layout, &self.dispatcher.world),
-        };
-        let mut events = kernel::recover(&self.dispatcher.world, &observed);
+        let mut events = self.recovered();
         events.push(Event::DaemonStarted { options });
         ready();
         let result = self.dispatcher.run(events, &self.lock);

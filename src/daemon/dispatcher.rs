@@ -202,7 +202,10 @@ impl Dispatcher {
     }
 
     /// Carries one request out, with the effects that belong to it.
-    pub(super) fn one_request(&mut self, request: Request) -> Result<Answer, JournalError> {
+    pub(super) fn one_request(&mut self, first: Vec<Event>, request: Request) -> Result<Answer, JournalError> {
+        for event in first {
+            self.take(&event, "boot");
+        }
         let (reply, answer) = std::sync::mpsc::channel();
         self.receive(Message::Request { who: Who::Operator, request, reply });
         self.finish_turn()?;
@@ -540,6 +543,7 @@ fn cause_of(event: &Event) -> &'static str {
         Event::BaseStayed { .. } => "base stayed",
         Event::StageRemoved { .. } => "stage removed",
         Event::PlanCleaned { .. } => "plan cleaned",
+        Event::EffectDone => "effect done",
         Event::EffectFailed { .. } => "effect failed",
     }
 }

@@ -140,7 +140,7 @@ impl Context {
             }
             Effect::RestorePlanBranch { branch, actual, expected } => {
                 match super::land::restore_plan_branch(self, &branch, actual.as_ref(), &expected) {
-                    Ok(()) => Event::Schedule,
+                    Ok(()) => Event::EffectDone,
                     Err(error) => failed("put the plan branch back", &error),
                 }
             }
@@ -152,7 +152,7 @@ impl Context {
                 Ok(rescued) => Event::PlanCleaned { rescued },
                 Err(error) => failed("clean up after the plan", &error),
             },
-            Effect::Reply { .. } | Effect::Shutdown => Event::Schedule,
+            Effect::Reply { .. } | Effect::Shutdown => Event::EffectDone,
         }
     }
 
@@ -185,7 +185,7 @@ impl Context {
                 Err(error) => tracing::warn!("the host of {session} could not be released: {error}"),
             }
         }
-        Event::Schedule
+        Event::EffectDone
     }
 
     fn watch(&self, session: SessionId) -> Event {
@@ -213,7 +213,7 @@ impl Context {
         if !ended && let Err(error) = control::end(&dir, crate::model::limits::END_GRACE) {
             return failed("end a session", &error);
         }
-        Event::Schedule
+        Event::EffectDone
     }
 
     fn inspect(

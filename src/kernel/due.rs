@@ -24,6 +24,9 @@ pub fn due(world: &World) -> Vec<Effect> {
         effects.extend(for_session(run, session));
     }
     effects.extend(landing(run));
+    for (stage, worktrees) in &world.leftovers {
+        effects.push(Effect::RemoveStage { stage: stage.clone(), worktrees: worktrees.clone() });
+    }
     for (id, stage) in run.stages.iter().filter(|(_, stage)| stage.removing) {
         if !run.live_sessions().any(|session| session.stage == *id) {
             effects.push(Effect::RemoveStage { stage: id.clone(), worktrees: worktrees(run, id, stage) });
@@ -40,7 +43,7 @@ pub fn due(world: &World) -> Vec<Effect> {
 }
 
 /// Every folder that a session of the stage worked in.
-fn worktrees(run: &Run, id: &StageId, stage: &Stage) -> Vec<String> {
+pub(super) fn worktrees(run: &Run, id: &StageId, stage: &Stage) -> Vec<String> {
     let mut folders: Vec<String> =
         run.sessions.values().filter(|session| session.stage == *id).map(|session| session.worktree.clone()).collect();
     folders.sort();

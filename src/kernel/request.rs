@@ -91,6 +91,11 @@ fn load_plan(
             );
         }
     }
+    if let Some(run) = world.run.as_ref().filter(|run| run.end == PlanEnd::Open) {
+        let leftovers = run.stages.iter().filter(|(_, stage)| stage.attempts > 0);
+        let leftovers = leftovers.map(|(id, stage)| (id.clone(), super::due::worktrees(run, id, stage))).collect();
+        draft.fact(Fact::PlanReplaced { leftovers });
+    }
     draft.fact(Fact::PlanLoaded { plan: Box::new(plan.clone()), source: source.clone(), ground: ground.clone() });
     draft.done(id, format!("plan `{}` is loaded: {} stages", plan.id, plan.stages.len()));
     Ok(())

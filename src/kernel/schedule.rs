@@ -105,7 +105,7 @@ fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
     let mut ready: Vec<&Stage> = run
         .stages
         .values()
-        .filter(|stage| may_start(run, stage, draft.now))
+        .filter(|stage| may_start(run, stage, draft.now) && !world.leftovers.contains_key(&stage.spec.id))
         .filter(|stage| wanted.as_ref().is_none_or(|wanted| wanted.contains(&stage.spec.id)))
         .collect();
     let place = |stage: &Stage| run.plan.stages.iter().position(|spec| spec.id == stage.spec.id);

@@ -73,7 +73,7 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
             }
             draft.fact(Fact::PlanCleaned);
         }
-        Event::EffectFailed { .. } => {}
+        Event::EffectDone | Event::EffectFailed { .. } => {}
     }
     Ok(())
 }

@@ -24,6 +24,10 @@ pub struct World {
     pub rescued: Vec<String>,
     /// Numbers every gate of the project.
     pub gates_opened: u32,
+    /// Worktrees and branches of a plan that was replaced; removed before a stage of the same name starts.
+    pub leftovers: BTreeMap<StageId, Vec<String>>,
+    /// Sessions begun under each name, over all plans: a session's folder is never used again.
+    pub fences: BTreeMap<StageId, u32>,
 }
 
 /// One plan being carried out.
@@ -258,12 +262,22 @@ impl World {
     pub fn apply(&mut self, fact: &Fact, at: Timestamp) {
         match fact {
             Fact::PlanLoaded { plan, source, ground } => {
-                self.run = Some(Run::new(plan, source, ground));
+                let mut run = Run::new(plan, source, ground);
+                for (id, stage) in &mut run.stages {
+                    stage.sessions = self.fences.get(id).copied().unwrap_or(0);
+                }
+                self.run = Some(run);
+            }
+            Fact::PlanReplaced { leftovers } => self.leftovers.extend(leftovers.iter().cloned()),
+            Fact::StageRemoved { stage, rescued } => {
+                self.rescued.extend(rescued.iter().cloned());
+                self.leftovers.remove(stage);
+            }
+            Fact::Session { session, change: SessionChange::Planned { .. } } => {
+                *self.fences.entry(session.stage()).or_insert(0) += 1;
             }
             Fact::DaemonStarted { options } => self.options.clone_from(options),
-            Fact::Rescued { refs } | Fact::StageRemoved { rescued: refs, .. } => {
-                self.rescued.extend(refs.iter().cloned())
-            }
+            Fact::Rescued { refs } => self.rescued.extend(refs.iter().cloned()),
             Fact::GateOpened { .. } => self.gates_opened += 1,
             Fact::Stopped { .. } => {}
             _ => {}

@@ -82,6 +82,8 @@ pub enum Event {
     PlanCleaned {
         rescued: Vec<String>,
     },
+    /// An effect whose outcome says nothing more is over.
+    EffectDone,
     /// An effect of no particular stage failed.
     EffectFailed {
         effect: &'static str,

@@ -23,6 +23,10 @@ pub enum Fact {
         source: PlanSource,
         ground: Ground,
     },
+    /// The open plan was given up; this is what it leaves behind.
+    PlanReplaced {
+        leftovers: Vec<(StageId, Vec<String>)>,
+    },
     PlanBranchMade {
         commit: Oid,
     },
