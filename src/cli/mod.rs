@@ -6,6 +6,7 @@ mod commands;
 mod complete;
 pub mod failure;
 mod hook;
+mod place;
 mod show;
 mod ui;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::commands::Place;
+use super::place::Place;
 use super::ui::{self, Tone, toned};
 use crate::base::text::printable;
 use crate::wire::status::{PhaseOfPlan, StageRow, Status};

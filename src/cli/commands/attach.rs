@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use super::Place;
 use crate::cli::args::{Attach, Logs};
 use crate::cli::failure::{Failure, exit};
+use crate::cli::place::Place;
 use crate::cli::ui;
 use crate::daemon::ReadOnly;
 use crate::host::spec::{HostFolder, HostRecord};

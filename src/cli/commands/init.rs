@@ -1,10 +1,10 @@
 //! `loom init`: reads the plan, pins it, and makes the plan branch.
 
-use super::Place;
 use super::plan::{read, rejected};
 use crate::base::text::sha256;
 use crate::cli::args::Init;
 use crate::cli::failure::{Failure, exit};
+use crate::cli::place::Place;
 use crate::cli::ui;
 use crate::client;
 use crate::model::effect::Answer;

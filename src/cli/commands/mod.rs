@@ -13,48 +13,10 @@ mod status;
 mod stop;
 mod undo;
 
-use std::path::PathBuf;
-
 use super::args::{Args, Command};
-use super::failure::{Failure, exit};
-use super::ui;
-use crate::base::layout::Layout;
-use crate::client;
-use crate::git::Git;
-use crate::model::effect::Answer;
+use super::failure::Failure;
+use super::place::Place;
 use crate::model::event::Request;
-use crate::wire::status::PhaseOfPlan;
-
-/// Where a command was started.
-pub struct Place {
-    pub git: Git,
-    pub layout: Layout,
-}
-
-impl Place {
-    /// The project around `dir`, or around the current folder.
-    pub fn find(dir: Option<&PathBuf>) -> Result<Place, Failure> {
-        let here = match dir {
-            Some(dir) => dir.clone(),
-            None => std::env::current_dir()?,
-        };
-        let git = Git::find(&here)?;
-        let layout = Layout::new(&git.project);
-        Ok(Place { git, layout })
-    }
-
-    /// Sends a request and prints what it means.
-    fn ask(&self, request: Request) -> Result<u8, Failure> {
-        if let Answer::Done { text } = client::request(&self.layout, request)? {
-            ui::note(text);
-        }
-        let status = client::status(&self.layout)?;
-        if !status.daemon.running && status.phase == PhaseOfPlan::Stopped {
-            ui::note("Next: loom run");
-        }
-        Ok(exit::OK)
-    }
-}
 
 pub fn run(args: Args) -> Result<u8, Failure> {
     let place = || Place::find(args.directory.as_ref());

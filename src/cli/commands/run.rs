@@ -6,11 +6,11 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::Place;
 use crate::base::text::count;
 use crate::base::{process, wait, watch};
 use crate::cli::args::Run;
 use crate::cli::failure::{Failure, exit};
+use crate::cli::place::Place;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
 use crate::daemon::dispatcher::Mode;

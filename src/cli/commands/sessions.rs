@@ -1,8 +1,8 @@
 //! `loom sessions`: list and end.
 
-use super::Place;
 use crate::cli::args::Sessions;
 use crate::cli::failure::{Failure, exit};
+use crate::cli::place::Place;
 use crate::cli::ui;
 use crate::client;
 use crate::model::event::Request;

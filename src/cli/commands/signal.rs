@@ -1,8 +1,8 @@
 //! `loom signal`: the assignment of this session or worktree.
 
-use super::Place;
 use crate::cli::args::Signal;
 use crate::cli::failure::{Failure, exit};
+use crate::cli::place::Place;
 use crate::cli::ui;
 use crate::daemon::ReadOnly;
 use crate::model::ids::{SessionId, StageId};

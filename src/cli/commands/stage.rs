@@ -3,9 +3,9 @@
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use super::Place;
 use crate::cli::args::{Complete, Gate, Stage};
 use crate::cli::failure::{Failure, exit};
+use crate::cli::place::Place;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
 use crate::model::effect::Answer;

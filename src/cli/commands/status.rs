@@ -1,8 +1,8 @@
 //! `loom status`: one picture, always with the next action.
 
-use super::Place;
 use crate::cli::args::Status;
 use crate::cli::failure::{Failure, exit};
+use crate::cli::place::Place;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
 use crate::daemon::ReadOnly;

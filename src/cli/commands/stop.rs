@@ -1,8 +1,8 @@
 //! `loom stop`: the daemon ends; the work stays.
 
-use super::Place;
 use crate::cli::args::Stop;
 use crate::cli::failure::{Failure, exit};
+use crate::cli::place::Place;
 use crate::cli::ui;
 use crate::client::{self, Client, ClientError};
 use crate::model::effect::Answer;

@@ -1,8 +1,8 @@
 //! `loom undo`: what was put aside comes back as a branch; no tree is touched.
 
-use super::Place;
 use crate::cli::args::Undo;
 use crate::cli::failure::{Failure, exit};
+use crate::cli::place::Place;
 use crate::cli::ui;
 use crate::git::Rescue;
 
