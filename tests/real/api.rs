@@ -3,7 +3,7 @@
 //! own, so that several sessions can run against one server. Everything that
 //! was asked is kept for assertions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -80,6 +80,11 @@ pub enum Turn {
         message: String,
         headers: Vec<(String, String)>,
     },
+    /// Waits for [`Api::release`] before it says this.
+    Held {
+        name: String,
+        turn: Box<Turn>,
+    },
     /// Says nothing until the server ends.
     Hang,
     /// Starts a reply and hangs up in the middle of it.
@@ -116,6 +121,10 @@ impl Turn {
             *input_tokens = tokens;
         }
         self
+    }
+    /// Is said only after [`Api::release`].
+    pub fn held(self, name: &str) -> Turn {
+        Turn::Held { name: name.to_owned(), turn: Box::new(self) }
     }
     pub fn header(mut self, name: &str, value: &str) -> Turn {
         if let Turn::Message { headers, .. } | Turn::Error { headers, .. } = &mut self {
@@ -165,6 +174,7 @@ struct State {
     seen: Vec<Seen>,
     /// How many turns each conversation (and subagent) has had of each lane.
     turns: HashMap<(String, String, String), usize>,
+    released: HashSet<String>,
     is_over: bool,
 }
 
@@ -187,6 +197,11 @@ impl Api {
     }
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+    /// Lets a held turn go on.
+    pub fn release(&self, name: &str) {
+        self.shared.state.lock().unwrap().released.insert(name.to_owned());
+        self.shared.changed.notify_all();
     }
     /// Every request so far.
     pub fn seen(&self) -> Vec<Seen> {
@@ -290,6 +305,14 @@ impl Shared {
         match turn {
             Turn::Error { status, kind, message, headers } => {
                 reply_json(out, status, &headers, &error_body(&kind, &message), true)
+            }
+            Turn::Held { name, turn } => {
+                let mut state = self.state.lock().unwrap();
+                while !state.is_over && !state.released.contains(&name) {
+                    state = self.changed.wait(state).unwrap();
+                }
+                drop(state);
+                self.play(seen, *turn, is_stream, out)
             }
             Turn::Hang => {
                 let mut state = self.state.lock().unwrap();

@@ -10,7 +10,9 @@ mod client;
 mod deadline;
 mod http;
 mod install;
+mod project;
 mod pty;
 
 mod headless;
 mod interactive;
+mod plans;
