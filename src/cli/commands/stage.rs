@@ -41,6 +41,13 @@ fn target(args: &Gate) -> Result<GateTarget, Failure> {
 /// Submits, and waits for the verdict: an agent for a bounded time, a person with `--wait`
 /// for as long as it takes.
 fn complete(place: &Place, args: &Complete) -> Result<u8, Failure> {
+    if is_agent_by_hand(place) {
+        let stage = &args.stage;
+        return Err(Failure::user(format!("an agent that was opened by hand may not submit stage `{stage}`"))
+            .because("it holds no lease on the stage: Loom goes on with it in a session of its own")
+            .hint(format!("loom resume {stage}"))
+            .hint("a person submits it from their own shell"));
+    }
     let Answer::Submitted { commit } = client::request(&place.layout, Request::Submit { stage: args.stage.clone() })?
     else {
         return Ok(exit::OK);
@@ -60,6 +67,14 @@ fn complete(place: &Place, args: &Complete) -> Result<u8, Failure> {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a person's own agent, in the worktree of a stage, runs this. Not proof against one
+/// that hides it: it has the rights of the person who opened it.
+fn is_agent_by_hand(place: &Place) -> bool {
+    !client::is_inside_session()
+        && std::env::var_os("CLAUDECODE").is_some()
+        && super::signal::stage_here(place).is_some()
 }
 
 /// The stage as soon as it is no longer being verified. None: not within `wait`.
