@@ -10,10 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::base::layout::Layout;
-use crate::host::spec::{EnvChange, HostSpec, Spool, TerminalSize};
+use crate::host::spec::{EnvChange, HostFolder, HostSpec, Spool, TerminalSize};
 use crate::model::effect::Start;
 use crate::model::limits;
 use crate::model::plan::Agent;
+use crate::model::session::{Exit, GaveUp};
 use crate::model::stage::BlockCode;
 
 use environment::Environment;
@@ -117,6 +118,13 @@ pub fn by_hand_settings(agent: &Agent) -> io::Result<Option<String>> {
             Ok(Some(serde_json::to_string_pretty(&settings)?))
         }
     }
+}
+
+/// Why the session in `dir` ended with `exit`, if its client said that it gave up.
+pub fn gave_up(dir: &Path, exit: Exit) -> Option<GaveUp> {
+    let spec: HostSpec = serde_json::from_slice(&fs_err::read(HostFolder::new(dir).spec()).ok()?).ok()?;
+    let is_claude = spec.argv.first().is_some_and(|program| program == claude::PROGRAM);
+    if is_claude { claude::gave_up(dir, &spec, exit) } else { None }
 }
 
 /// The part of a launch that a backend decides.

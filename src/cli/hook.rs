@@ -7,10 +7,12 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use super::failure::exit;
 use crate::agent::claude::hooks::{self, HookEvent, HookInput};
-use crate::agent::claude::standing_orders;
+use crate::agent::claude::{Conversation, standing_orders, stream};
+use crate::agent::environment::Environment;
 use crate::base::layout::Layout;
 use crate::client::{self, Client, ClientError};
 use crate::guard::{self, Verdict};
@@ -18,6 +20,10 @@ use crate::model::effect::Answer;
 use crate::model::event::Request;
 use crate::model::ids::{SessionId, StageId};
 use crate::model::session::Activity;
+
+/// How long a client whose turn failed may take to write its transcript, and how often that is looked at.
+const TRANSCRIPT_WAIT: Duration = Duration::from_secs(2);
+const TRANSCRIPT_LOOK: Duration = Duration::from_millis(20);
 
 /// Longest assignment that is put into the conversation; the rest is in the file.
 const ASSIGNMENT_BYTES_MAX: usize = 24 << 10;
@@ -63,7 +69,7 @@ impl Session {
             HookEvent::PreToolUse => self.tool(input),
             HookEvent::Stop => self.stop(input),
             HookEvent::StopFailure => {
-                self.tell(Request::TurnFailed { session: self.id.clone(), error: input.error.clone() });
+                self.turn_failed(input);
                 None
             }
             HookEvent::PermissionRequest | HookEvent::Notification if input.needs_person(event) => {
@@ -93,11 +99,7 @@ impl Session {
     }
 
     fn tool(&self, input: &HookInput) -> Option<serde_json::Value> {
-        let mark = self.waiting_mark();
-        if mark.exists() {
-            let _ = fs_err::remove_file(&mark);
-            self.activity(Activity::Working);
-        }
+        self.answered();
         let worktree = self.worktree(input);
         let cwd = PathBuf::from(&input.cwd);
         let cwd = if cwd.is_absolute() { cwd } else { worktree.clone() };
@@ -106,6 +108,28 @@ impl Session {
             Verdict::Deny(reason) => Some(hooks::deny_tool(&reason)),
             Verdict::NoOpinion => None,
         }
+    }
+
+    /// A tool runs or ran: nobody is waited for any more.
+    fn answered(&self) {
+        if fs_err::remove_file(self.waiting_mark()).is_ok() {
+            self.activity(Activity::Working);
+        }
+    }
+
+    /// The client gave up on its turn. It is ended for that, so it gets the time to write down
+    /// the conversation, which is resumed.
+    fn turn_failed(&self, input: &HookInput) {
+        let Some(why) = stream::cause_of_failed_turn(&input.error, &input.last_assistant_message).gave_up() else {
+            return;
+        };
+        let environment = Environment::of_this_process();
+        let end = Instant::now() + TRANSCRIPT_WAIT;
+        let is_kept = || matches!(Conversation::of(&environment, &input.session_id), Conversation::Resumable(_));
+        while !is_kept() && Instant::now() < end {
+            std::thread::park_timeout(TRANSCRIPT_LOOK);
+        }
+        self.tell(Request::TurnFailed { session: self.id.clone(), why });
     }
 
     /// The client was started at the top of the worktree and says so to its hooks.

@@ -535,6 +535,7 @@ fn cause_of(event: &Event) -> &'static str {
         Event::SessionHosted { .. } => "session hosted",
         Event::StartFailed { .. } => "start failed",
         Event::SessionEnded { .. } => "session ended",
+        Event::SessionGaveUp { .. } => "session gave up",
         Event::Inspected { .. } => "inspected",
         Event::Proved { .. } => "proved",
         Event::Landed { .. } => "landed",

@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::agent;
 use crate::base::layout::Layout;
 use crate::daemon::dispatcher::Message;
 use crate::git::{Followed, Git, GitError, Own};
@@ -202,7 +203,10 @@ impl Context {
         }
         match (record.exit, record.error) {
             (Exit::NeverStarted, Some(text)) => Event::StartFailed { session, why: StartFailure::Passing { text } },
-            (exit, _) => Event::SessionEnded { session, exit },
+            (exit, _) => match agent::gave_up(&dir, exit) {
+                Some(why) => Event::SessionGaveUp { session, exit, why },
+                None => Event::SessionEnded { session, exit },
+            },
         }
     }
 

@@ -39,6 +39,35 @@ pub fn follow(dir: &Path, follow: bool, out: &mut dyn Write) -> io::Result<()> {
     out.flush()
 }
 
+/// The last few lines that a person would have seen, in one: of the screen, or of standard error.
+pub fn last_words(dir: &Path) -> io::Result<String> {
+    const LINES: usize = 3;
+    let folder = HostFolder::new(dir);
+    let text = match read_spec(&folder)?.terminal {
+        Some(size) => {
+            let cells = |n| NonZeroU16::new(n).unwrap_or(NonZeroU16::MIN);
+            let mut screen = vt100::Parser::new(cells(size.rows), cells(size.cols), 0);
+            screen.process(&end_of(&folder.log())?);
+            screen.screen().contents()
+        }
+        None => String::from_utf8_lossy(&end_of(&folder.error_log())?).into_owned(),
+    };
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Ok(printable(&lines[lines.len().saturating_sub(LINES)..].join(" ")))
+}
+
+/// The last bytes of a file, enough for a screen.
+fn end_of(path: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Seek;
+    const BYTES: u64 = 64 << 10;
+    let mut file = fs_err::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(io::SeekFrom::Start(length.saturating_sub(BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// As [`follow`], byte for byte. Only for files and pipes: a terminal would obey it.
 pub fn follow_raw(dir: &Path, follow: bool, out: &mut dyn Write) -> io::Result<()> {
     let folder = HostFolder::new(dir);

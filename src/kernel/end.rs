@@ -9,13 +9,13 @@ use super::world::{Run, Stage, World};
 use super::{gates, text};
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Inspection, RequestId};
-use crate::model::fact::StageChange;
+use crate::model::fact::{Fact, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::{Oid, SessionId, StageId};
 use crate::model::limits::{BACKOFF_FIRST, BACKOFF_MAX};
 use crate::model::plan::Agent;
 use crate::model::refusal::{Refusal, RefusalKind};
-use crate::model::session::{EndReason, Exit, Session, SessionEnd, SessionState};
+use crate::model::session::{EndReason, Exit, GaveUp, Session, SessionEnd, SessionState};
 use crate::model::stage::{BlockCode, BlockReason, Failure, StageState};
 
 pub(super) fn session_ended(world: &World, run: &Run, id: &SessionId, exit: Exit, draft: &mut Draft) {
@@ -45,6 +45,44 @@ pub(super) fn session_ended(world: &World, run: &Run, id: &SessionId, exit: Exit
             attempt_failed(world, stage, cause, draft);
         }
         _ => attempt_failed(world, stage, cause_of(stage, exit), draft),
+    }
+}
+
+/// As [`session_ended`], for a client that said why; what it says counts while it had the stage
+/// and nobody had asked it to end.
+pub(super) fn session_gave_up(
+    world: &World,
+    run: &Run,
+    id: &SessionId,
+    (exit, why): (Exit, &GaveUp),
+    draft: &mut Draft,
+) {
+    let session = run.sessions.get(id).filter(|session| matches!(session.state, SessionState::Live { .. }));
+    let stage = session.and_then(|session| run.stages.get(&session.stage));
+    let stage = stage.filter(|stage| matches!(&stage.state, StageState::Running { session } if session == id));
+    let Some(stage) = stage else { return session_ended(world, run, id, exit, draft) };
+    let end = if matches!(why, GaveUp::Limit { .. }) { SessionEnd::RateLimited } else { SessionEnd::Crashed };
+    draft.session_over(id, end, exit);
+    gave_up(world, stage, why, draft);
+}
+
+/// The client of a running stage gave up: blocked where only a person can help, else another
+/// attempt after a pause.
+pub(super) fn gave_up(world: &World, stage: &Stage, why: &GaveUp, draft: &mut Draft) {
+    match why {
+        GaveUp::NotLoggedIn => {
+            let reason = block(
+                BlockCode::NotLoggedIn,
+                "Claude Code lost its login: run `claude`, then `/login` in it, then `loom stage retry`",
+            );
+            draft.fact(Fact::BackendParked { backend: stage.spec.agent.kind(), reason: reason.clone() });
+            draft.stage(&stage.spec.id, StageChange::Blocked { reason });
+        }
+        GaveUp::Limit { until } => attempt_failed(world, stage, Cause::Limit(*until), draft),
+        GaveUp::Failed { text } => {
+            let cause = Cause::Crash(format!("the client gave up: {}", text::one_line(text)));
+            attempt_failed(world, stage, cause, draft);
+        }
     }
 }
 
@@ -84,6 +122,8 @@ pub(super) enum Cause {
     Work(Failure),
     /// The session broke: the next attempt waits a little longer each time.
     Crash(String),
+    /// A usage limit was met, which is lifted then, if anybody said so.
+    Limit(Option<Timestamp>),
 }
 
 /// The next attempt, or blocked when there are none left.
@@ -92,6 +132,13 @@ pub(super) fn attempt_failed(world: &World, stage: &Stage, cause: Cause, draft: 
     let (failure, retry_at) = match cause {
         Cause::Work(failure) => (failure, None),
         Cause::Crash(text) => (failure(stage, text), Some(retry_at(world, stage, draft.now))),
+        Cause::Limit(until) => {
+            let pause = retry_at(world, stage, draft.now);
+            (
+                failure(stage, "the account's usage limit is reached"),
+                Some(until.map_or(pause, |until| until.max(pause))),
+            )
+        }
     };
     let used_up = stage.tries > stage.spec.max_retries;
     let reason = BlockReason {

@@ -13,7 +13,7 @@ use crate::model::ids::{SessionId, StageId};
 use crate::model::limits::{REASON_BYTES_MAX, RETURNS_MAX};
 use crate::model::plan::Plan;
 use crate::model::refusal::{Refusal, RefusalKind};
-use crate::model::session::{Activity, EndReason, SessionState};
+use crate::model::session::{Activity, EndReason, GaveUp, SessionState};
 use crate::model::stage::{BlockCode, Phase, StageState};
 
 pub(super) fn decide(
@@ -37,7 +37,7 @@ pub(super) fn decide(
         Request::Submit { stage } => asked.submit(stage, draft),
         Request::Block { stage, reason } => asked.block(stage, reason, draft),
         Request::TurnEnded { session } => asked.turn_ended(session, draft),
-        Request::TurnFailed { session, error } => asked.turn_failed(session, error, draft),
+        Request::TurnFailed { session, why } => asked.turn_failed(session, why, draft),
         Request::Activity { session, activity } => asked.activity(session, *activity, draft),
         operator => {
             operator_only(caller, "do that")?;
@@ -246,23 +246,13 @@ impl<'a> Asked<'a> {
         Effect::EndSession { session: id.clone(), why: EndReason::Done, grace: std::time::Duration::from_millis(500) }
     }
 
-    fn turn_failed(&self, id: &SessionId, error: &str, draft: &mut Draft) -> Result<(), Refusal> {
+    fn turn_failed(&self, id: &SessionId, why: &GaveUp, draft: &mut Draft) -> Result<(), Refusal> {
         let session = self.own_session(id)?;
         let stage = self.stage(&session.stage)?;
         if matches!(&stage.state, StageState::Running { session: lease } if lease == id) {
-            if error == "authentication_failed" {
-                let reason = block(
-                    BlockCode::NotLoggedIn,
-                    "Claude Code lost its login: run `claude`, then /login, then `loom stage retry`",
-                );
-                draft.fact(Fact::BackendParked { backend: session.backend, reason: reason.clone() });
-                draft.end_session(self.run, id, EndReason::Blocked);
-                draft.stage(&session.stage, StageChange::Blocked { reason });
-            } else {
-                let cause = super::end::Cause::Crash(format!("the client gave up: {error}"));
-                draft.end_session(self.run, id, EndReason::Withdrawn);
-                super::end::attempt_failed(self.world, stage, cause, draft);
-            }
+            let reason = if *why == GaveUp::NotLoggedIn { EndReason::Blocked } else { EndReason::Withdrawn };
+            draft.end_session(self.run, id, reason);
+            super::end::gave_up(self.world, stage, why, draft);
         }
         draft.done(self.id, "noted");
         Ok(())

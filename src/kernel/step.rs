@@ -54,6 +54,9 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
         }
         Event::StartFailed { session, why } => start_failed(world, run, session, why, draft),
         Event::SessionEnded { session, exit } => end::session_ended(world, run, session, *exit, draft),
+        Event::SessionGaveUp { session, exit, why } => {
+            end::session_gave_up(world, run, session, (*exit, why), draft);
+        }
         Event::Inspected { stage, session, request, inspection } => {
             end::inspected(world, run, &end::Inspected { stage, session, request: *request, inspection }, draft);
         }

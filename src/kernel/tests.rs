@@ -13,7 +13,7 @@ use crate::model::fact::{Fact, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::{GateId, Oid, PlanId, SessionId, StageId};
 use crate::model::plan::{Agent, BackendKind, Check, Landing, Plan, Priority, StageSpec, StageType};
-use crate::model::session::{Activity, EndReason, Exit, HostIdentity};
+use crate::model::session::{Activity, EndReason, Exit, GaveUp, HostIdentity};
 use crate::model::stage::{BlockCode, CheckResult, StageState};
 
 fn id(text: &str) -> StageId {
@@ -415,8 +415,8 @@ fn events() -> Vec<(&'static str, Event)> {
         ("kill session", operator(Request::KillSession { session: session() })),
         ("stop --kill", operator(Request::Stop { kill: true })),
         ("turn ended", agent(Request::TurnEnded { session: session() })),
-        ("turn failed", agent(Request::TurnFailed { session: session(), error: "rate_limit".to_owned() })),
-        ("login lost", agent(Request::TurnFailed { session: session(), error: "authentication_failed".to_owned() })),
+        ("turn failed", agent(Request::TurnFailed { session: session(), why: GaveUp::Limit { until: None } })),
+        ("login lost", agent(Request::TurnFailed { session: session(), why: GaveUp::NotLoggedIn })),
         ("idle", agent(Request::Activity { session: session(), activity: Activity::Idle })),
         ("schedule", Event::Schedule),
         ("daemon started", Event::DaemonStarted { options: RunOptions::default() }),
@@ -435,6 +435,18 @@ fn events() -> Vec<(&'static str, Event)> {
         ("start interrupted", Event::StartFailed { session: session(), why: StartFailure::Interrupted }),
         ("session exits 0", Event::SessionEnded { session: session(), exit: Exit::Code { code: 0 } }),
         ("session killed", Event::SessionEnded { session: session(), exit: Exit::UnixSignal { signal: 9 } }),
+        (
+            "session gave up",
+            Event::SessionGaveUp {
+                session: session(),
+                exit: Exit::Code { code: 1 },
+                why: GaveUp::Failed { text: reason() },
+            },
+        ),
+        (
+            "gave up without a login",
+            Event::SessionGaveUp { session: session(), exit: Exit::Code { code: 1 }, why: GaveUp::NotLoggedIn },
+        ),
         ("session timed out", Event::SessionEnded { session: session(), exit: Exit::TimedOut }),
         ("session lost", Event::SessionEnded { session: session(), exit: Exit::Lost }),
         ("session never started", Event::SessionEnded { session: session(), exit: Exit::NeverStarted }),

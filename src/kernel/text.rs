@@ -14,6 +14,16 @@ pub fn short_command(text: &str) -> String {
     if start.len() < text.trim().len() { format!("{} …", start.trim_end()) } else { start }
 }
 
+/// Words of a program, short enough for a status line.
+pub fn one_line(text: &str) -> String {
+    const SHOWN: usize = 300;
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}…", &words[..at]),
+        None => words,
+    }
+}
+
 pub fn attempts(n: u32) -> String {
     if n == 1 { "1 attempt".to_owned() } else { format!("{n} attempts") }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Oid, SessionId, StageId};
 use super::plan::{BackendKind, Plan};
-use super::session::{Exit, HostIdentity};
+use super::session::{Exit, GaveUp, HostIdentity};
 use super::stage::{BlockCode, CheckResult};
 
 /// One thing that happened.
@@ -46,6 +46,12 @@ pub enum Event {
     SessionEnded {
         session: SessionId,
         exit: Exit,
+    },
+    /// As [`Event::SessionEnded`], and the client said why it gave up.
+    SessionGaveUp {
+        session: SessionId,
+        exit: Exit,
+        why: GaveUp,
     },
     Inspected {
         stage: StageId,
@@ -169,7 +175,7 @@ pub enum Request {
     /// The agent's turn failed in the client (API error, lost login).
     TurnFailed {
         session: SessionId,
-        error: String,
+        why: GaveUp,
     },
     /// The agent is working, idle, or waits for a person.
     Activity {

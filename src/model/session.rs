@@ -122,6 +122,18 @@ pub enum Exit {
     Lost,
 }
 
+/// Why an agent's client gave up, as far as it said so itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum GaveUp {
+    /// A person has to log in.
+    NotLoggedIn,
+    /// The account's limit; `until`: when it is lifted, if anybody said so.
+    Limit { until: Option<Timestamp> },
+    /// Anything else, in the client's words.
+    Failed { text: String },
+}
+
 impl Exit {
     pub fn is_success(self) -> bool {
         self == Exit::Code { code: 0 }

@@ -14,9 +14,11 @@ use sha2::Digest;
 
 use super::environment::Environment;
 use super::{BackendLaunch, LaunchFile, remove, set};
-use crate::host::spec::{EnvChange, TerminalSize};
+use crate::host::logs;
+use crate::host::spec::{EnvChange, HostFolder, HostSpec, TerminalSize};
 use crate::model::ids::StageId;
 use crate::model::plan::AgentMode;
+use crate::model::session::{Exit, GaveUp};
 
 /// The program, looked up in `PATH`.
 pub const PROGRAM: &str = "claude";
@@ -156,6 +158,23 @@ impl KeyUse {
             () if has("rejected") => KeyUse::Withheld,
             () => KeyUse::Renamed,
         }
+    }
+}
+
+/// What a client that ended said about why. In a terminal its hooks have told most of it.
+pub(super) fn gave_up(dir: &Path, spec: &HostSpec, exit: Exit) -> Option<GaveUp> {
+    let folder = HostFolder::new(dir);
+    if spec.terminal.is_none()
+        && let Ok(Some(outcome)) = stream::read(&[&folder.old_log(), &folder.log()])
+    {
+        return outcome.cause().gave_up();
+    }
+    match exit {
+        Exit::Code { code } if code != 0 => {
+            let words = logs::last_words(dir).ok().filter(|words| !words.is_empty())?;
+            Some(GaveUp::Failed { text: format!("{exit}: {words}") })
+        }
+        _ => None,
     }
 }
 

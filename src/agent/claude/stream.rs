@@ -9,6 +9,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::model::session::GaveUp;
+
 /// What the last result of a session says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -39,6 +41,19 @@ pub enum EndCause {
     ContextFull,
     /// Any other failure, in the client's words.
     Failed { text: String },
+}
+
+impl EndCause {
+    /// What it means for a plan; none when the turn ended as it should.
+    pub fn gave_up(self) -> Option<GaveUp> {
+        match self {
+            EndCause::Completed => None,
+            EndCause::NotLoggedIn => Some(GaveUp::NotLoggedIn),
+            EndCause::RateLimited { resets_at } => Some(GaveUp::Limit { until: resets_at }),
+            EndCause::ContextFull => Some(GaveUp::Failed { text: "the conversation is too long to go on".to_owned() }),
+            EndCause::Failed { text } => Some(GaveUp::Failed { text }),
+        }
+    }
 }
 
 impl Outcome {
