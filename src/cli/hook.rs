@@ -25,6 +25,11 @@ use crate::model::session::Activity;
 const TRANSCRIPT_WAIT: Duration = Duration::from_secs(2);
 const TRANSCRIPT_LOOK: Duration = Duration::from_millis(20);
 
+/// The stop hook answers this long before the client would go on without it.
+const STOP_MARGIN: Duration = Duration::from_secs(90);
+/// A daemon that is missing for less was not waited for: then nothing would come of asking again.
+const NO_DAEMON_MIN: Duration = Duration::from_secs(10);
+
 /// Longest assignment that is put into the conversation; the rest is in the file.
 const ASSIGNMENT_BYTES_MAX: usize = 24 << 10;
 
@@ -152,10 +157,14 @@ impl Session {
             // They wake the model again; the turn that matters is a later one.
             return None;
         }
+        let end = Instant::now() + HookEvent::Stop.timeout().saturating_sub(STOP_MARGIN);
         loop {
+            let asked = Instant::now();
             match client::request(&self.layout, Request::TurnEnded { session: self.id.clone() }) {
                 Ok(Answer::TurnGoesOn { text }) => return Some(hooks::block_stop(&text)),
                 Ok(Answer::TurnWaits) => self.wait_for_verdict(),
+                // Loom was stopped: the turn waits for the next `loom run`, or nobody would go on with it.
+                Err(ClientError::NoDaemon) if asked.elapsed() >= NO_DAEMON_MIN && Instant::now() < end => {}
                 _ => return None,
             }
         }
@@ -188,7 +197,7 @@ impl Session {
 
     /// Nothing depends on the answer.
     fn tell(&self, request: Request) {
-        let _ = client::request(&self.layout, request);
+        client::tell(&self.layout, request);
     }
 }
 

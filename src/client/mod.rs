@@ -183,6 +183,18 @@ pub fn request(layout: &Layout, request: Request) -> Result<Answer, ClientError>
     }
 }
 
+/// Tells the daemon something on which nothing depends for the caller. In a session it waits in
+/// the outbox for a daemon that is not there.
+pub fn tell(layout: &Layout, request: Request) {
+    let told = match Client::connect(layout) {
+        Ok(mut client) => client.request(request).map(|_| ()),
+        Err(_) => spool::leave(request).map(|_| ()),
+    };
+    if let Err(error) = told {
+        tracing::debug!("the daemon was not told: {error}");
+    }
+}
+
 /// The status, from the daemon or from the journal.
 pub fn status(layout: &Layout) -> Result<Status, ClientError> {
     match Client::connect(layout) {

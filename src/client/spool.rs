@@ -14,18 +14,17 @@ use crate::wire::{Call, ClientLine, ServerLine};
 /// How long an answer may take; the daemon may be starting again.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Leaves `request` in the outbox of this session and waits for its answer.
+/// Leaves `request` in the outbox of this session and waits for its answer. Without one in time
+/// the request is taken back.
 pub(super) fn request(request: Request) -> Result<Answer, ClientError> {
     let outbox = outbox().ok_or(ClientError::NoDaemon)?;
-    let line = ClientLine { id: 1, token: None, call: Call::Request { request } };
-    let name = uuid::Uuid::new_v4().simple().to_string();
-    let reply = outbox.join(format!("{name}.reply"));
     let changes = watch::folder(&outbox)?;
-    let bytes = serde_json::to_vec(&line).map_err(std::io::Error::from)?;
-    crate::base::fs::write_atomic(&outbox.join(format!("{name}.req")), &bytes)?;
+    let left = leave(request)?;
+    let reply = left.with_extension("reply");
     let deadline = Instant::now() + WAIT;
     while !reply.exists() {
-        if !wait::readable(&changes, deadline)? {
+        if !wait::readable(&changes, deadline)? && !reply.exists() {
+            let _ = fs_err::remove_file(&left);
             return Err(ClientError::NoDaemon);
         }
         // What changed does not matter: the file is there or it is not.
@@ -39,6 +38,16 @@ pub(super) fn request(request: Request) -> Result<Answer, ClientError> {
         Some(ServerLine::Answer { answer, .. }) => Ok(answer),
         _ => Err(ClientError::Gone),
     }
+}
+
+/// Leaves `request` in the outbox of this session; the file is the request until it is answered.
+pub(super) fn leave(request: Request) -> Result<PathBuf, ClientError> {
+    let outbox = outbox().ok_or(ClientError::NoDaemon)?;
+    let line = ClientLine { id: 1, token: None, call: Call::Request { request } };
+    let bytes = serde_json::to_vec(&line).map_err(std::io::Error::from)?;
+    let path = outbox.join(format!("{}.req", uuid::Uuid::new_v4().simple()));
+    crate::base::fs::write_atomic(&path, &bytes)?;
+    Ok(path)
 }
 
 fn outbox() -> Option<PathBuf> {
