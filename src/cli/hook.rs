@@ -82,7 +82,12 @@ impl Session {
                 self.activity(Activity::WaitingForPerson);
                 None
             }
+            HookEvent::PostToolUse => {
+                self.answered();
+                None
+            }
             HookEvent::UserPromptSubmit => {
+                let _ = fs_err::remove_file(self.waiting_mark());
                 self.activity(Activity::Working);
                 None
             }

@@ -14,6 +14,7 @@ pub enum HookEvent {
     SessionStart,
     UserPromptSubmit,
     PreToolUse,
+    PostToolUse,
     PermissionRequest,
     Notification,
     Stop,
@@ -22,10 +23,11 @@ pub enum HookEvent {
 }
 
 impl HookEvent {
-    pub const ALL: [HookEvent; 8] = [
+    pub const ALL: [HookEvent; 9] = [
         HookEvent::SessionStart,
         HookEvent::UserPromptSubmit,
         HookEvent::PreToolUse,
+        HookEvent::PostToolUse,
         HookEvent::PermissionRequest,
         HookEvent::Notification,
         HookEvent::Stop,
@@ -38,6 +40,7 @@ impl HookEvent {
             HookEvent::SessionStart => "SessionStart",
             HookEvent::UserPromptSubmit => "UserPromptSubmit",
             HookEvent::PreToolUse => "PreToolUse",
+            HookEvent::PostToolUse => "PostToolUse",
             HookEvent::PermissionRequest => "PermissionRequest",
             HookEvent::Notification => "Notification",
             HookEvent::Stop => "Stop",
@@ -51,6 +54,7 @@ impl HookEvent {
             HookEvent::SessionStart => "session-start",
             HookEvent::UserPromptSubmit => "user-prompt-submit",
             HookEvent::PreToolUse => "pre-tool-use",
+            HookEvent::PostToolUse => "post-tool-use",
             HookEvent::PermissionRequest => "permission-request",
             HookEvent::Notification => "notification",
             HookEvent::Stop => "stop",

@@ -46,6 +46,8 @@ fn registration(loom: &Path, event: HookEvent) -> Value {
     });
     match event {
         HookEvent::PreToolUse | HookEvent::PermissionRequest => json!({"matcher": "*", "hooks": [hook]}),
+        // Only after the tools that ask a person: a process after every call would cost too much.
+        HookEvent::PostToolUse => json!({"matcher": "AskUserQuestion|ExitPlanMode|Skill", "hooks": [hook]}),
         _ => json!({"hooks": [hook]}),
     }
 }
