@@ -16,3 +16,4 @@ mod pty;
 mod headless;
 mod interactive;
 mod plans;
+mod trouble;
