@@ -1,0 +1,103 @@
+//! What a person or an agent waits for: `loom status`, `loom hook`, `loom init`.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::lab::{LOOM, Lab, Outcome, Plan, until};
+use crate::stamp::Tools;
+use crate::table::{Row, Target, median, ms};
+
+const REPEATS: usize = 60;
+
+pub(crate) fn status(tools: &Tools) -> Outcome<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (stages, limit) in [(100, 1.5), (1_000, 4.0)] {
+        let lab = Lab::new()?;
+        lab.init(&waiting_plan(stages))?;
+        let without = medians(&lab, &tools.stamp)?;
+        lab.run_in_background()?;
+        until("the long stage", || lab.ok(lab.loom(&["sessions", "list"])).is_ok_and(|text| text.contains("long")))?;
+        let with = medians(&lab, &tools.stamp)?;
+        lab.stop()?;
+        for ((loom, floor), how) in [(with, "daemon"), (without, "no daemon")] {
+            let figure = format!("loom status, {stages} stages, {how}");
+            rows.push(Row::new(&figure, "ms", loom, Some(floor), &Target::AtMost(limit)));
+        }
+    }
+    Ok(rows)
+}
+
+/// `loom status` and the static program, in turns.
+fn medians(lab: &Lab, stamp: &std::path::Path) -> Outcome<(f64, f64)> {
+    let (mut loom, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        loom.push(ms(lab.time(lab.loom(&["status"]))?));
+        floor.push(ms(lab.time(lab.command(stamp))?));
+    }
+    Ok((median(&loom), median(&floor)))
+}
+
+/// A held root that nearly everything waits for, and one stage that takes long.
+pub(crate) fn waiting_plan(stages: usize) -> Plan {
+    let plan = Plan::new().stage("root", None, "true", "      hold: true\n").stage("long", None, "exec sleep 600", "");
+    (2..stages).fold(plan, |plan, n| plan.stage(&format!("s{n}"), Some("root"), "true", ""))
+}
+
+pub(crate) fn hook_and_init(tools: &Tools) -> Outcome<Vec<Row>> {
+    Ok(vec![hook(tools)?, init(tools)?])
+}
+
+fn hook(tools: &Tools) -> Outcome<Row> {
+    let lab = Lab::new()?;
+    let worktree = lab.repo.join(".worktrees/api");
+    fs_err::create_dir_all(&worktree)?;
+    let input = serde_json::json!({
+        "session_id": "0b0f4b7e-1d0c-4f6c-9f0a-2f4a1f5f9c11",
+        "transcript_path": "/nowhere/transcript.jsonl",
+        "cwd": worktree,
+        "permission_mode": "default",
+        "hook_event_name": "PreToolUse",
+        "tool_name": "Bash",
+        "tool_input": { "command": "cargo test --workspace 2>&1 | tail -20", "description": "Run the tests" },
+        "tool_use_id": "toolu_01",
+    });
+    let input = input.to_string();
+    let (mut loom, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..4 * REPEATS {
+        let mut hook = lab.command(LOOM);
+        hook.args(["hook", "pre-tool-use"]);
+        hook.env("LOOM_SESSION", "api.1").env("LOOM_PROJECT", &lab.repo).env("CLAUDE_PROJECT_DIR", &worktree);
+        loom.push(with_input(hook, &input, "\"allow\"")?);
+        floor.push(with_input(lab.command(&tools.stamp), &input, "")?);
+    }
+    Ok(Row::new("loom hook, a tool call", "ms", median(&loom), Some(median(&floor)), &Target::Above(1.0)))
+}
+
+fn with_input(mut command: Command, input: &str, wanted: &str) -> Outcome<f64> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let begin = Instant::now();
+    let mut child = command.spawn()?;
+    child.stdin.take().ok_or("no input")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let time = ms(begin.elapsed());
+    let text = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() && text.contains(wanted) {
+        Ok(time)
+    } else {
+        Err(format!("the hook ended with {} and said: {text}", output.status).into())
+    }
+}
+
+fn init(tools: &Tools) -> Outcome<Row> {
+    let (mut loom, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..9 {
+        let lab = Lab::new()?;
+        let path = lab.path("plan.md");
+        fs_err::write(&path, waiting_plan(1_000).text())?;
+        let path = path.display().to_string();
+        loom.push(ms(lab.time(lab.loom(&["init", &path]))?));
+        floor.push(ms(lab.time(lab.command(&tools.stamp))?));
+    }
+    Ok(Row::new("loom init, 1000 stages", "ms", median(&loom), Some(median(&floor)), &Target::AtMost(25.0)))
+}
