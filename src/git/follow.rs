@@ -52,7 +52,10 @@ impl Git {
             self.in_dir(&dir, &["merge", "-q", "--ff-only", "--no-overwrite-ignore", "--no-autostash", to.as_str()]),
             None,
         ) {
-            Ok(_) => Ok(Followed::Moved),
+            Ok(_) => {
+                self.sync_refs(&name)?;
+                Ok(Followed::Moved)
+            }
             Err(GitError::Failed { stderr, .. }) => stayed(stderr.lines().collect::<Vec<_>>().join(" ")),
             Err(error) => Err(error),
         }

@@ -86,7 +86,7 @@ impl Git {
     }
 
     /// Syncs the folders a ref's rename happened in: git syncs the file and not its name.
-    fn sync_refs(&self, name: &str) -> Result<(), GitError> {
+    pub(super) fn sync_refs(&self, name: &str) -> Result<(), GitError> {
         let reftable = self.common.join("reftable");
         if reftable.is_dir() {
             sync_dir(&reftable)?;
