@@ -16,7 +16,7 @@ use crate::kernel::{self, World};
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Caller, Event, Request, RequestId};
 use crate::model::fact::{Fact, SessionChange};
-use crate::model::ids::StageId;
+use crate::model::ids::{SessionId, StageId};
 use crate::model::limits::RECONCILE_EVERY;
 use crate::model::refusal::{Refusal, RefusalKind};
 use crate::wire::status::{DaemonRow, Status};
@@ -404,6 +404,8 @@ impl Dispatcher {
                 }
             }
             Effect::Shutdown => self.is_stopping = true,
+            // It has ended, and its tree is being looked at: its end would only be seen again and again.
+            Effect::Watch { session } if self.is_inspecting(&session) => {}
             effect => {
                 let key = key(&effect);
                 let is_running = |key: &String| self.failed.contains(key) || self.in_flight.contains(key);
@@ -414,6 +416,11 @@ impl Dispatcher {
                 self.executor.start(effect, key);
             }
         }
+    }
+
+    fn is_inspecting(&self, session: &SessionId) -> bool {
+        let inspection = format!("inspect {session} ");
+        self.in_flight.iter().any(|key| key.starts_with(&inspection))
     }
 
     fn write_signals(&self) {
