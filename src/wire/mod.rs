@@ -54,9 +54,10 @@ pub enum Call {
     Subscribe,
 }
 
-/// A line from the server.
+/// A line from the server. The name of the line comes first and around its fields: a tag
+/// among them would make every reader keep the whole status in memory before it reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "line", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum ServerLine {
     Answer {
         id: u64,
