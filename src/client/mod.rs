@@ -169,7 +169,11 @@ pub fn require_operator(verb: &str) -> Result<(), ClientError> {
 /// or this process itself.
 pub fn request(layout: &Layout, request: Request) -> Result<Answer, ClientError> {
     let answer = match Client::connect(layout) {
-        Ok(mut client) => client.request(request)?,
+        Ok(mut client) => match client.request(request.clone()) {
+            // The next daemon answers; asking again does no harm to what was done already.
+            Err(ClientError::Gone | ClientError::Frame(_)) if is_inside_session() => spool::request(request)?,
+            answer => answer?,
+        },
         Err(_) if is_inside_session() => spool::request(request)?,
         Err(ClientError::NoDaemon) => {
             require_operator("change the state of this project")?;

@@ -98,14 +98,14 @@ impl Opened {
 
     /// Runs the daemon until nothing can go on without a person. `ready` is called once
     /// it can be talked to.
-    pub fn run(mut self, options: RunOptions, ready: impl FnOnce()) -> Result<(), BootError> {
+    pub fn run(self, options: RunOptions, ready: impl FnOnce()) -> Result<(), BootError> {
         let layout = self.dispatcher.layout.clone();
         if self.dispatcher.world.run.is_none() {
             return Err(BootError::NoPlan);
         }
         let socket = layout.daemon_socket().map_err(io("the socket's folder cannot be used"))?;
         let listener = server::bind(&socket).map_err(io("the socket cannot be bound"))?;
-        server::serve(listener, self.sender.clone()).map_err(io("clients cannot be served"))?;
+        let unanswered = server::serve(listener, self.sender.clone()).map_err(io("clients cannot be served"))?;
         let record = DaemonRecord {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -124,8 +124,12 @@ impl Opened {
         let mut events = self.recovered();
         events.push(Event::DaemonStarted { options });
         ready();
-        let result = self.dispatcher.run(events, &self.lock);
+        let Opened { mut dispatcher, sender, lock, .. } = self;
+        let result = dispatcher.run(events, &lock);
         server::unbind(&socket);
+        // Nobody answers any more: who waits for it is told so.
+        drop((dispatcher, sender));
+        unanswered.settle();
         let _ = fs_err::remove_file(layout.daemon_record());
         Ok(result?)
     }

@@ -5,9 +5,9 @@ use std::io::{self, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crate::base::text::sha256;
@@ -19,6 +19,8 @@ use crate::wire::{Call, ClientLine, Hello, PROTOCOL_MAX, PROTOCOL_MIN, ServerLin
 
 /// How long a client may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a daemon that ends may take to write its last answers.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// How long a client may take to read a line.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -42,8 +44,33 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Requests that were read and whose answers are not written yet: a daemon that ended before
+/// they are would leave its clients in doubt.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Unanswered {
+    fn change(&self, change: impl FnOnce(usize) -> usize) {
+        if let Ok(mut count) = self.count.lock() {
+            *count = change(*count);
+        }
+        self.changed.notify_all();
+    }
+    /// Waits until there is none, for a client that reads; a slow one is not waited for.
+    pub(super) fn settle(&self) {
+        if let Ok(count) = self.count.lock() {
+            let _ = self.changed.wait_timeout_while(count, SETTLE_MAX, |count| *count > 0);
+        }
+    }
+}
+
 /// Accepts clients for ever, on a thread of its own.
-pub(super) fn serve(listener: UnixListener, sender: Sender<Message>) -> io::Result<()> {
+pub(super) fn serve(listener: UnixListener, sender: Sender<Message>) -> io::Result<Arc<Unanswered>> {
+    let unanswered = Arc::new(Unanswered::default());
+    let shared = Arc::clone(&unanswered);
     let clients = Arc::new(AtomicUsize::new(0));
     let body = move || {
         for stream in listener.incoming() {
@@ -53,10 +80,10 @@ pub(super) fn serve(listener: UnixListener, sender: Sender<Message>) -> io::Resu
                 continue;
             }
             clients.fetch_add(1, Ordering::SeqCst);
-            let (sender, count) = (sender.clone(), Arc::clone(&clients));
+            let (sender, count, unanswered) = (sender.clone(), Arc::clone(&clients), Arc::clone(&shared));
             let spawned =
                 std::thread::Builder::new().name("client".to_owned()).stack_size(512 << 10).spawn(move || {
-                    if let Err(error) = talk(stream, &sender) {
+                    if let Err(error) = talk(stream, &sender, &unanswered) {
                         tracing::debug!("a client left: {error}");
                     }
                     count.fetch_sub(1, Ordering::SeqCst);
@@ -67,7 +94,7 @@ pub(super) fn serve(listener: UnixListener, sender: Sender<Message>) -> io::Resu
         }
     };
     std::thread::Builder::new().name("accept".to_owned()).stack_size(128 << 10).spawn(body)?;
-    Ok(())
+    Ok(unanswered)
 }
 
 fn refuse(mut stream: UnixStream, why: &str) {
@@ -76,7 +103,7 @@ fn refuse(mut stream: UnixStream, why: &str) {
     let _ = frame::write(&mut stream, &hello);
 }
 
-fn talk(stream: UnixStream, sender: &Sender<Message>) -> Result<(), FrameError> {
+fn talk(stream: UnixStream, sender: &Sender<Message>, unanswered: &Unanswered) -> Result<(), FrameError> {
     let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(io::Error::from)?;
     if peer.uid != rustix::process::getuid() {
         refuse(stream, "this daemon belongs to another user");
@@ -101,7 +128,10 @@ fn talk(stream: UnixStream, sender: &Sender<Message>) -> Result<(), FrameError> 
     let pid = u32::try_from(peer.pid.as_raw_nonzero().get()).unwrap_or(0);
     let mut proof = None;
     while let Some(line) = frame::read::<ClientLine>(&mut reader)? {
-        match answer(line, pid, &mut proof, sender, &mut writer)? {
+        unanswered.change(|count| count + 1);
+        let next = answer(line, pid, &mut proof, sender, &mut writer);
+        unanswered.change(|count| count - 1);
+        match next? {
             Next::Goes => {}
             Next::Subscribed(latest, id) => return stream_status(&latest, id, reader.get_ref(), &mut writer),
             Next::DaemonGone => return Ok(()),

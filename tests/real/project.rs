@@ -202,10 +202,6 @@ impl Project {
             std::thread::park_timeout(Duration::from_millis(50));
         }
     }
-    #[track_caller]
-    pub fn wait_for_state(&self, id: &str, state: &str) -> Value {
-        self.wait_for_stage(id, state, |stage| stage["state"] == state)
-    }
     /// The facts of the journal, oldest first.
     pub fn facts(&self) -> Vec<Value> {
         let text = fs_err::read_to_string(self.root().join(".work/journal.jsonl")).unwrap_or_default();
