@@ -20,6 +20,7 @@ use crate::model::effect::Answer;
 use crate::model::event::Request;
 use crate::model::ids::{SessionId, StageId};
 use crate::model::session::Activity;
+use crate::wire::status::StageRow;
 
 /// How long a client whose turn failed may take to write its transcript, and how often that is looked at.
 const TRANSCRIPT_WAIT: Duration = Duration::from_secs(2);
@@ -158,7 +159,7 @@ impl Session {
 
     /// May the turn end? A verdict that is pending is waited for.
     fn stop(&self, input: &HookInput) -> Option<serde_json::Value> {
-        if !input.background_tasks.is_empty() {
+        if !input.background_tasks.is_empty() && !self.has_submitted() {
             // They wake the model again; the turn that matters is a later one.
             return None;
         }
@@ -173,6 +174,13 @@ impl Session {
                 _ => return None,
             }
         }
+    }
+
+    /// Whether the stage is past the agent's own work, as far as a daemon says so.
+    fn has_submitted(&self) -> bool {
+        let status = Client::connect(&self.layout).and_then(|mut client| client.status());
+        let is_working = |row: &StageRow| row.id == self.stage.as_str() && row.state == "running";
+        status.is_ok_and(|status| !status.stages.iter().any(is_working))
     }
 
     /// Until the stage is no longer being verified, or the daemon went away.

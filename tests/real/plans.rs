@@ -196,8 +196,9 @@ pub fn new_gate() -> tempfile::TempPath {
 }
 
 /// The agent ends its turn while Loom is still verifying; the stop hook brings the verdict.
-fn hears_by_stop_hook(settings: &str) {
-    let turns = [
+fn hears_by_stop_hook(settings: &str, first: Option<Turn>) {
+    let mut turns = Vec::from_iter(first);
+    turns.extend([
         write("a.txt", "wrong\n"),
         commit("a.txt"),
         Turn::bash("timeout 1 loom stage complete {{stage}}; echo later"),
@@ -205,7 +206,7 @@ fn hears_by_stop_hook(settings: &str) {
         Turn::bash("echo alpha > a.txt && git commit -qam 'Mend a.txt'"),
         complete(),
         Turn::text("Done."),
-    ];
+    ]);
     let api = Api::start(Script::new().lane(lane("api", turns)));
     let mut project = Project::new(&api);
     let gate = new_gate();
@@ -226,12 +227,18 @@ fn hears_by_stop_hook(settings: &str) {
 
 #[test]
 fn a_red_verdict_comes_back_through_the_stop_hook() {
-    hears_by_stop_hook("");
+    hears_by_stop_hook("", None);
 }
 
 #[test]
 fn a_red_verdict_comes_back_through_the_stop_hook_of_a_headless_agent() {
-    hears_by_stop_hook(HEADLESS);
+    hears_by_stop_hook(HEADLESS, None);
+}
+
+#[test]
+fn a_server_in_the_background_neither_hides_the_verdict_nor_stays() {
+    let server = json!({"command": "tail -f /dev/null", "description": "server", "run_in_background": true});
+    hears_by_stop_hook("", Some(Turn::tool("Bash", server)));
 }
 
 #[test]
