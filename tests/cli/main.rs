@@ -1,3 +1,7 @@
-//! The real binary, from outside.
+//! Loom as its users see it: the real binary, real git, real processes.
+#![expect(clippy::disallowed_methods, reason = "tests drive processes and files as a user would")]
 
-mod host;
+mod bad_input;
+mod env;
+mod landing;
+mod plans;

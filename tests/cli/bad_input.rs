@@ -1,0 +1,1 @@
+//! Bad input: each message says what is wrong and what to type next.
