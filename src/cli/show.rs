@@ -91,6 +91,7 @@ fn tone(stage: &StageRow) -> Tone {
 #[derive(Debug, Default)]
 pub struct Seen {
     stages: BTreeMap<String, String>,
+    gates: Vec<String>,
     notices: Vec<String>,
 }
 
@@ -107,6 +108,13 @@ impl Seen {
             };
             if is_news {
                 lines.push(format!("{} {}", mark(stage), text));
+            }
+        }
+        // The question of a stage's gate is its detail.
+        for gate in status.gates.iter().filter(|gate| gate.stage.is_none()) {
+            if !self.gates.contains(&gate.id) {
+                lines.push(format!("? {}: {}", gate.id, printable(&gate.question)));
+                self.gates.push(gate.id.clone());
             }
         }
         for notice in &status.notices {

@@ -63,8 +63,13 @@ impl Client {
         stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
         let mut writer = stream.try_clone()?;
         let mut reader = BufReader::new(stream);
-        frame::write(&mut writer, &Hello::ours()).map_err(|_| ClientError::Gone)?;
-        let hello: Hello = frame::read(&mut reader)?.ok_or(ClientError::Gone)?;
+        // A daemon that is ending leaves those alone who were still in its queue.
+        frame::write(&mut writer, &Hello::ours()).map_err(|_| ClientError::NoDaemon)?;
+        let hello: Hello = match frame::read(&mut reader).map_err(gone) {
+            Ok(Some(hello)) => hello,
+            Ok(None) | Err(ClientError::Gone) => return Err(ClientError::NoDaemon),
+            Err(error) => return Err(error),
+        };
         if let Some(why) = hello.refused {
             return Err(ClientError::Refused(why));
         }
@@ -80,7 +85,7 @@ impl Client {
     }
 
     fn receive(&mut self) -> Result<ServerLine, ClientError> {
-        frame::read_long(&mut self.reader)?.ok_or(ClientError::Gone)
+        frame::read_long(&mut self.reader).map_err(gone)?.ok_or(ClientError::Gone)
     }
 
     pub fn request(&mut self, request: Request) -> Result<Answer, ClientError> {
@@ -130,6 +135,18 @@ impl Client {
         };
         self.reader.get_ref().set_read_timeout(None)?;
         status
+    }
+}
+
+/// A connection that broke off says the same as one that was closed.
+fn gone(error: FrameError) -> ClientError {
+    match error {
+        FrameError::Io(error)
+            if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) =>
+        {
+            ClientError::Gone
+        }
+        error => ClientError::Frame(error),
     }
 }
 
@@ -201,9 +218,8 @@ pub fn tell(layout: &Layout, request: Request) {
 
 /// The status, from the daemon or from the journal.
 pub fn status(layout: &Layout) -> Result<Status, ClientError> {
-    match Client::connect(layout) {
-        Ok(mut client) => client.status(),
-        Err(ClientError::NoDaemon) => {
+    match Client::connect(layout).and_then(|mut client| client.status()) {
+        Err(ClientError::NoDaemon | ClientError::Gone) => {
             let read = ReadOnly::open(layout)?;
             let daemon = DaemonRow { running: false, pid: None, uptime_s: None };
             let tip = read.world.run.as_ref().and_then(|run| {
@@ -212,6 +228,6 @@ pub fn status(layout: &Layout) -> Result<Status, ClientError> {
             });
             Ok(report::status(&read.world, daemon, tip.as_deref(), clock::now()))
         }
-        Err(error) => Err(error),
+        answer => answer,
     }
 }

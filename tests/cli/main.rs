@@ -3,5 +3,6 @@
 
 mod bad_input;
 mod env;
+mod host;
 mod landing;
 mod plans;

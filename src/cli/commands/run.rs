@@ -228,10 +228,12 @@ fn watch(place: &Place) -> Result<u8, Failure> {
     loop {
         let mut client = match Client::connect(&place.layout) {
             Ok(client) => client,
+            Err(ClientError::NoDaemon) if keeper_brings_it_back(place)? => continue,
             Err(ClientError::NoDaemon) => break,
             Err(error) => return Err(error.into()),
         };
-        client.subscribe()?;
+        // A daemon that is gone already is noticed by the first read.
+        let _ = client.subscribe();
         loop {
             match client.next_status() {
                 Ok(status) => {
