@@ -29,7 +29,12 @@ fn run_proof(context: &Context, prove: &Prove) -> Result<Proof, String> {
     };
     let (name, email) = git.identity();
     let parents = [&prove.tip, &prove.commit];
-    let commit = Commit { tree: &tree, parents: &parents, message: &prove.message, date: prove.date };
+    // The user's own commits say themselves when they were made.
+    let date = match &prove.entry {
+        Entry::Base => git.time_of(&prove.commit).map_err(text)?,
+        Entry::Stage { .. } => prove.date,
+    };
+    let commit = Commit { tree: &tree, parents: &parents, message: &prove.message, date };
     let landing = own.commit(&commit, (&name, &email)).map_err(text)?;
     if let Some((_, checks)) = prove.proven.as_ref().filter(|(proven, _)| *proven == tree) {
         return Ok(Proof::Passed { landing, tree, checks: checks.clone() });

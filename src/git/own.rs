@@ -127,7 +127,7 @@ impl Own {
         for parent in commit.parents {
             command.args(["-p", parent.as_str()]);
         }
-        let date = format!("{} +0000", commit.date);
+        let date = format!("@{} +0000", commit.date);
         for role in ["AUTHOR", "COMMITTER"] {
             command
                 .env(format!("GIT_{role}_NAME"), name)

@@ -44,6 +44,12 @@ impl Git {
         Ok(oid(repo.find_commit(git2::Oid::from_str(commit.as_str())?)?.tree_id()))
     }
 
+    /// When `commit` was committed, in seconds since the epoch.
+    pub fn time_of(&self, commit: &Oid) -> Result<i64, GitError> {
+        let repo = self.repo()?;
+        Ok(repo.find_commit(git2::Oid::from_str(commit.as_str())?)?.time().seconds())
+    }
+
     /// Full names of all refs below `prefix`, with their commits, sorted.
     pub fn refs_below(&self, prefix: &str) -> Result<Vec<(String, Oid)>, GitError> {
         let repo = self.repo()?;
