@@ -141,9 +141,7 @@ impl Client {
 /// A connection that broke off says the same as one that was closed.
 fn gone(error: FrameError) -> ClientError {
     match error {
-        FrameError::Io(error)
-            if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) =>
-        {
+        FrameError::Io(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
             ClientError::Gone
         }
         error => ClientError::Frame(error),

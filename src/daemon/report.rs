@@ -66,7 +66,8 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
 }
 
 fn phase(world: &World, run: &Run, daemon_runs: bool) -> PhaseOfPlan {
-    if run.end == PlanEnd::Cleaned && run.following.is_none() {
+    let has_base_work = !matches!(run.base_entry, BaseEntry::Absent | BaseEntry::Rejected { .. });
+    if run.end == PlanEnd::Cleaned && run.following.is_none() && !has_base_work {
         PhaseOfPlan::Complete
     } else if crate::kernel::is_quiet(world) {
         PhaseOfPlan::WaitingForPerson

@@ -4,12 +4,13 @@ use super::draft::Draft;
 use super::end::{Cause, attempt_failed, block};
 use super::gates;
 use super::text;
-use super::world::{BaseEntry, Run, Stage, World};
+use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::event::{AloneVerdict, Entry, Proof};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::Oid;
 use crate::model::limits::RETURNS_MAX;
+use crate::model::plan::Landing;
 use crate::model::session::{Activity, EndReason, SessionState};
 use crate::model::stage::{BlockCode, BlockReason, CheckResult, Failure, Phase, StageState};
 
@@ -127,6 +128,9 @@ pub(super) fn landed(run: &Run, entry: &Entry, tip: &Oid, landing: &Oid, draft: 
                 && (old, new) == (tip, landing)
             {
                 draft.fact(Fact::BaseMerged { commit: commit.clone(), landed: landing.clone() });
+                if run.end != PlanEnd::Open && run.plan.landing != Landing::Manual && run.following.is_none() {
+                    draft.fact(Fact::FollowStarted { from: run.base.clone(), to: landing.clone() });
+                }
             }
         }
         Entry::Stage { stage: id } => {

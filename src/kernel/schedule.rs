@@ -46,13 +46,17 @@ pub fn look_at_refs(run: &Run) -> Effect {
 }
 
 pub(super) fn schedule(world: &World, run: &Run, draft: &mut Draft) {
-    if run.end != PlanEnd::Open || run.tip.is_none() {
+    if run.tip.is_none() {
         return;
     }
-    promote(world, run, draft);
-    start_ready(world, run, draft);
+    let is_open = run.end == PlanEnd::Open;
+    if is_open {
+        promote(world, run, draft);
+        start_ready(world, run, draft);
+    }
+    // New commits of the user on the base branch are merged after the end of the plan too.
     prove_next(run, draft);
-    if run.is_complete() && run.live_sessions().next().is_none() && run.base_entry == BaseEntry::Absent {
+    if is_open && run.is_complete() && run.live_sessions().next().is_none() && run.base_entry == BaseEntry::Absent {
         complete(run, draft);
     }
 }

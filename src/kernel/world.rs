@@ -355,9 +355,6 @@ impl Run {
             Fact::BaseMoved { commit } => {
                 self.base = commit.clone();
                 (self.following, self.base_stays) = (None, None);
-                if self.end == PlanEnd::Completed {
-                    self.end = PlanEnd::Open;
-                }
                 self.base_entry = BaseEntry::Queued { commit: commit.clone() };
                 self.queue.retain(|entry| *entry != Entry::Base);
                 self.queue.insert(0, Entry::Base);
@@ -383,7 +380,7 @@ impl Run {
             }
             Fact::BaseMerged { landed, .. } => {
                 self.tip = Some(landed.clone());
-                self.base_entry = BaseEntry::Absent;
+                (self.base_entry, self.base_stays) = (BaseEntry::Absent, None);
                 self.queue.retain(|entry| *entry != Entry::Base);
             }
             _ => {}

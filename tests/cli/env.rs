@@ -131,7 +131,8 @@ impl Env {
             fs::create_dir(folder).unwrap();
         }
         fs::DirBuilder::new().mode(0o700).create(path.join("run")).unwrap();
-        let config = "[user]\n\tname = Test\n\temail = test@localhost\n[init]\n\tdefaultBranch = main\n[gc]\n\tauto = 0\n";
+        let config =
+            "[user]\n\tname = Test\n\temail = test@localhost\n[init]\n\tdefaultBranch = main\n[gc]\n\tauto = 0\n";
         fs::write(path.join("home/.gitconfig"), config).unwrap();
         let of = |name: &str| path.join(name).display().to_string();
         let mut vars: Vec<(String, String)> = [

@@ -128,9 +128,14 @@ fn with_landing_manual_the_base_branch_follows_when_asked() {
 #[test]
 fn the_plans_own_acceptance_is_part_of_every_proof() {
     let env = Env::new();
-    env.load(&plan_with("acceptance: [\"! grep -q bad a.txt\"]", &[
-        stage("a").run(format!("if [ $LOOM_ATTEMPT = 1 ]; then {}; else {}; fi", commit("a", "bad"), commit("a", "good"))),
-    ]));
+    env.load(&plan_with(
+        "acceptance: [\"! grep -q bad a.txt\"]",
+        &[stage("a").run(format!(
+            "if [ $LOOM_ATTEMPT = 1 ]; then {}; else {}; fi",
+            commit("a", "bad"),
+            commit("a", "good")
+        ))],
+    ));
     env.finish();
     assert_eq!(env.read("a.txt"), "good\n");
     assert_eq!(env.stage("a")["attempt"], 2);
@@ -141,7 +146,10 @@ fn the_plans_own_acceptance_is_part_of_every_proof() {
 fn commits_of_the_user_are_merged_and_proven_by_the_plans_acceptance() {
     let env = Env::new();
     env.fifo("b");
-    env.load(&plan_with("acceptance: [\"echo x >> @OUT@/proofs; true\"]", &[stage("a"), stage("b").after(&["a"]).first("read go < @OUT@/b")]));
+    env.load(&plan_with(
+        "acceptance: [\"echo x >> @OUT@/proofs; true\"]",
+        &[stage("a"), stage("b").after(&["a"]).first("read go < @OUT@/b")],
+    ));
     env.loom(&["run"]).ok();
     env.until_state("a", "merged");
     env.write("user.txt", "mine\n");

@@ -48,7 +48,10 @@ fn a_failed_check_is_told_to_the_next_attempt() {
         commit("a", "wrong"),
     );
     let env = Env::new();
-    env.load(&plan(&[stage("a").run(script).with("truths:").with("  - {command: \"cat a.txt\", stdout_contains: [right]}")]));
+    env.load(&plan(&[stage("a")
+        .run(script)
+        .with("truths:")
+        .with("  - {command: \"cat a.txt\", stdout_contains: [right]}")]));
     env.finish();
     assert_eq!(env.read("a.txt"), "right\n");
     assert_eq!(env.stage("a")["attempt"], 2);
@@ -169,7 +172,10 @@ fn a_reset_starts_over_and_keeps_what_was_there() {
 fn priority_and_max_parallel_decide_the_order() {
     let record = |id: &str| stage(id).first(&format!("echo {id} >> @OUT@/order"));
     let env = Env::new();
-    env.load(&plan_with("max_parallel: 1", &[record("low").with("priority: p3"), record("mid"), record("high").with("priority: p0")]));
+    env.load(&plan_with(
+        "max_parallel: 1",
+        &[record("low").with("priority: p3"), record("mid"), record("high").with("priority: p0")],
+    ));
     env.finish();
     assert_eq!(env.said("order"), "high\nmid\nlow\n");
 }
@@ -198,10 +204,9 @@ fn only_a_wanted_stage_and_its_dependencies_run() {
 #[test]
 fn a_worktree_that_goes_away_under_its_agent_is_a_failed_attempt() {
     let env = Env::new();
-    env.load(&plan(&[stage("a").run(format!(
-        "if [ $LOOM_ATTEMPT = 1 ]; then rm -rf \"$PWD\"; exit 0; fi; {}",
-        commit("a", "a")
-    ))]));
+    env.load(&plan(&[
+        stage("a").run(format!("if [ $LOOM_ATTEMPT = 1 ]; then rm -rf \"$PWD\"; exit 0; fi; {}", commit("a", "a")))
+    ]));
     env.finish();
     assert_eq!(env.stage("a")["attempt"], 2);
 }
@@ -209,7 +214,9 @@ fn a_worktree_that_goes_away_under_its_agent_is_a_failed_attempt() {
 #[test]
 fn a_background_child_does_not_outlive_its_stage() {
     let env = Env::new();
-    env.load(&plan(&[stage("a").first("(setsid sleep 4242 >/dev/null 2>&1 &) ; (setsid sh -c 'trap \"\" TERM; sleep 4243' >/dev/null 2>&1 &)")]));
+    env.load(&plan(&[stage("a").first(
+        "(setsid sleep 4242 >/dev/null 2>&1 &) ; (setsid sh -c 'trap \"\" TERM; sleep 4243' >/dev/null 2>&1 &)",
+    )]));
     env.finish();
     assert_eq!(env.pids("sleep 424"), [0_u32; 0]);
 }
