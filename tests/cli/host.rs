@@ -260,7 +260,8 @@ fn the_agent_dies_with_a_killed_host_and_survivors_are_found() {
     assert_eq!(env.end().exit, Exit::Lost);
     until("the agent's death", || is_gone(&agent).then_some(()));
     let killed = control::kill_survivors(&session);
-    assert!(killed.contains(&"sleep".to_owned()), "{killed:?}");
+    // It may still be the `setsid` that is about to become the sleep.
+    assert_eq!(killed.len(), 1, "{killed:?}");
     until("the survivor's death", || is_gone(&survivor).then_some(()));
     assert_eq!(control::kill_survivors(&session), Vec::<String>::new());
 }

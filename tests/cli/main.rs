@@ -1,5 +1,6 @@
 //! Loom as its users see it: the real binary, real git, real processes.
 #![expect(clippy::disallowed_methods, reason = "tests drive processes and files as a user would")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
 mod env;
