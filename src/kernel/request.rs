@@ -252,6 +252,8 @@ impl<'a> Asked<'a> {
         if matches!(&stage.state, StageState::Running { session: lease } if lease == id) {
             let reason = if *why == GaveUp::NotLoggedIn { EndReason::Blocked } else { EndReason::Withdrawn };
             draft.end_session(self.run, id, reason);
+            // A client in a terminal does not end by itself.
+            draft.effect(self.end_now(id));
             super::end::gave_up(self.world, stage, why, draft);
         }
         draft.done(self.id, "noted");

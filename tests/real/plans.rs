@@ -242,6 +242,24 @@ fn a_server_in_the_background_neither_hides_the_verdict_nor_stays() {
 }
 
 #[test]
+fn an_agent_is_sent_back_as_often_as_its_attempt_allows() {
+    // The client gives a stop hook up after eight answers in a row; these are more, with work between them.
+    let wrong = |n: u32| {
+        Turn::bash(&format!("echo {n} > a.txt && git add -A && git commit -qm {n}; loom stage complete {{{{stage}}}}"))
+    };
+    let mut turns = Vec::new();
+    for n in 1..=3 {
+        turns.extend((1..=3).map(|_| Turn::text("I think that is all.")));
+        turns.push(wrong(n));
+    }
+    turns.extend([Turn::text("Really."), Turn::text("Really?"), Turn::text("Hm.")]);
+    turns.extend([Turn::bash("echo alpha > a.txt && git commit -qam 'Mend a.txt'"), complete(), Turn::text("Done.")]);
+    let (api, _project) = mends("", turns);
+    let sent_back = api.main_requests().iter().filter(|seen| seen.last_user.contains("Stop hook feedback")).count();
+    assert!(sent_back > 8, "{sent_back}");
+}
+
+#[test]
 fn an_agent_that_stops_early_is_sent_back() {
     let turns = [
         write("a.txt", "alpha\n"),
@@ -297,4 +315,23 @@ fn verbs_of_the_operator_are_not_the_agents() {
     assert!(results[4].contains("skip 1") && results[4].contains("approve 1"), "{results:#?}");
     let facts = project.facts();
     assert!(!facts.iter().any(|fact| fact["change"]["change"] == "skipped" || fact["fact"] == "gate-answered"));
+}
+
+#[test]
+fn a_verdict_that_stays_red_ends_the_conversation_after_some_returns() {
+    let wrong = |n: u32| {
+        Turn::bash(&format!("echo {n} > a.txt && git add -A && git commit -qm {n}; loom stage complete {{{{stage}}}}"))
+    };
+    let mut turns: Vec<Turn> = (1..=4).map(wrong).collect();
+    turns.push(Turn::text("I give up."));
+    let api = Api::start(Script::new().lane(lane("api", turns)));
+    let project = Project::new(&api);
+    project.init("", &ONE.replace("max_retries: 1", "max_retries: 0"));
+    let said = project.run();
+
+    assert_eq!(said.code, 4, "{said:?}\n{}", project.story());
+    let row = project.stage("api");
+    assert_eq!(row["reason"]["code"], "checks-failed", "{row}");
+    assert_eq!(project.sessions_started(), 1);
+    project.expect_nobody();
 }
