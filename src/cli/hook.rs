@@ -75,7 +75,10 @@ impl Session {
             HookEvent::PreToolUse => self.tool(input),
             HookEvent::Stop => self.stop(input),
             HookEvent::StopFailure => {
-                self.turn_failed(input);
+                // A headless client ends by itself, and its last event says more.
+                if !is_headless() {
+                    self.turn_failed(input);
+                }
                 None
             }
             HookEvent::PermissionRequest | HookEvent::Notification if input.needs_person(event) => {
@@ -212,6 +215,11 @@ impl Session {
     fn tell(&self, request: Request) {
         client::tell(&self.layout, request);
     }
+}
+
+/// What the client says about itself to its children.
+fn is_headless() -> bool {
+    std::env::var("CLAUDE_CODE_ENTRYPOINT").is_ok_and(|entry| entry != "cli")
 }
 
 fn by_hand(event: HookEvent, input: &HookInput) -> Option<serde_json::Value> {

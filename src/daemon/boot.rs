@@ -87,7 +87,11 @@ impl Opened {
             boot_id: crate::base::process::boot_id(),
             ended: executor::ended_sessions(&self.dispatcher.layout, world),
         };
-        kernel::recover(world, &observed)
+        let heard = |event| match event {
+            Event::SessionEnded { session, exit } => executor::ended(&self.dispatcher.layout, session, exit),
+            other => other,
+        };
+        kernel::recover(world, &observed).into_iter().map(heard).collect()
     }
 
     /// Carries one operator's request out and gives the lock back.

@@ -203,10 +203,7 @@ impl Context {
         }
         match (record.exit, record.error) {
             (Exit::NeverStarted, Some(text)) => Event::StartFailed { session, why: StartFailure::Passing { text } },
-            (exit, _) => match agent::gave_up(&dir, exit) {
-                Some(why) => Event::SessionGaveUp { session, exit, why },
-                None => Event::SessionEnded { session, exit },
-            },
+            (exit, _) => ended(&self.layout, session, exit),
         }
     }
 
@@ -337,6 +334,14 @@ fn poisoned() -> GitError {
 /// The name under which the plan branch's own commits are put aside.
 pub(super) fn plan_name() -> StageId {
     StageId::new("plan-branch").unwrap_or_else(|_| unreachable!("it is a valid id"))
+}
+
+/// The end of a session, with what its client said about it.
+pub(super) fn ended(layout: &Layout, session: SessionId, exit: Exit) -> Event {
+    match agent::gave_up(&layout.session(&session), exit) {
+        Some(why) => Event::SessionGaveUp { session, exit, why },
+        None => Event::SessionEnded { session, exit },
+    }
 }
 
 /// Sessions on record whose host does not hold its lock, with what each left.

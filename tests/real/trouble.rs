@@ -174,6 +174,26 @@ fn a_turn_that_failed_headless_is_tried_again() {
     failed_turn(HEADLESS);
 }
 
+#[test]
+fn a_usage_limit_is_waited_for() {
+    let until = loom::base::clock::now().as_second() + 6;
+    let limit = Turn::error(429, "rate_limit_error", "limit")
+        .header("anthropic-ratelimit-unified-status", "rejected")
+        .header("anthropic-ratelimit-unified-reset", &until.to_string())
+        .header("anthropic-ratelimit-unified-representative-claim", "five_hour");
+    let mut turns = vec![limit];
+    turns.extend(diligent("a.txt", "alpha\n"));
+    let api = Api::start(Script::new().lane(lane("api", turns)));
+    let mut project = Project::new(&api);
+    project.remove_env("ANTHROPIC_API_KEY");
+    project.set_env("CLAUDE_CODE_OAUTH_TOKEN", "sk-ant-oat01-dummy");
+    project.init(HEADLESS, ONE);
+    project.run_to_the_end();
+    assert_eq!(project.ends(), ["rate-limited", "submitted"]);
+    assert!(loom::base::clock::now().as_second() >= until, "it was tried again too early");
+    assert_eq!(project.sessions_started(), 2);
+}
+
 /// A client that ends at once says why, and the reason reaches the person.
 fn ends_at_once(settings: &str) {
     use std::os::unix::fs::PermissionsExt;
