@@ -196,7 +196,7 @@ impl Context {
             Err(error) => return failed("watch a session", &error),
         };
         if record.exit == Exit::Lost {
-            let ended = control::kill_survivors(session.as_str());
+            let ended = control::kill_survivors(&self.layout.project, session.as_str());
             if !ended.is_empty() {
                 tracing::warn!("{session} left {} behind without a host: ended", ended.join(", "));
             }

@@ -173,14 +173,15 @@ pub fn end(dir: &Path, grace: Duration) -> io::Result<()> {
 }
 
 /// Kills what is left of `session` after its host died without ending it: every process of this
-/// user that was started with `LOOM_SESSION=<session>`. Returns their names.
-pub fn kill_survivors(session: &str) -> Vec<String> {
+/// user that was started with `LOOM_SESSION=<session>` in `project`: session ids repeat from
+/// project to project. Returns their names.
+pub fn kill_survivors(project: &Path, session: &str) -> Vec<String> {
     let mut killed = Vec::new();
     // What forks while it is killed is found by the next pass; a pass that finds nobody new is the last.
     let mut seen = std::collections::BTreeSet::new();
     loop {
         let before = seen.len();
-        for (pid, start_ticks) in processes_of(session) {
+        for (pid, start_ticks) in processes_of(project, session) {
             let name = tree::name(pid);
             if tree::signal_exactly(pid, start_ticks, Signal::KILL) && seen.insert((pid, start_ticks)) {
                 killed.push(name);
@@ -193,7 +194,7 @@ pub fn kill_survivors(session: &str) -> Vec<String> {
     }
 }
 
-fn processes_of(session: &str) -> Vec<(u32, u64)> {
+fn processes_of(project: &Path, session: &str) -> Vec<(u32, u64)> {
     let Ok(entries) = fs_err::read_dir("/proc") else { return Vec::new() };
     let me = std::process::id();
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -202,7 +203,9 @@ fn processes_of(session: &str) -> Vec<(u32, u64)> {
             // Read first: the environment is then that of the process with this start, or of none.
             let stat = process::stat(pid).filter(|stat| !stat.is_zombie)?;
             let named = process::environ_value(pid, "LOOM_SESSION").ok()??;
-            (named == session && process::user_id(pid) == process::user_id(me)).then_some((pid, stat.start_ticks))
+            let place = process::environ_value(pid, "LOOM_PROJECT").ok()??;
+            let is_it = named == session && Path::new(&place) == project;
+            (is_it && process::user_id(pid) == process::user_id(me)).then_some((pid, stat.start_ticks))
         })
         .collect()
 }
