@@ -130,11 +130,17 @@ impl Opened {
         ready();
         let Opened { mut dispatcher, sender, lock, .. } = self;
         let result = dispatcher.run(events, &lock);
-        server::unbind(&socket);
+        // Another daemon may be at work where the state folder was replaced.
+        let is_home = lock.is_at(&layout.writer_lock());
+        if is_home {
+            server::unbind(&socket);
+        }
         // Nobody answers any more: who waits for it is told so.
         drop((dispatcher, sender));
         unanswered.settle();
-        let _ = fs_err::remove_file(layout.daemon_record());
+        if is_home {
+            let _ = fs_err::remove_file(layout.daemon_record());
+        }
         Ok(result?)
     }
 }

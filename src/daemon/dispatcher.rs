@@ -186,14 +186,15 @@ impl Dispatcher {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.finish_turn()?;
             if !lock.is_at(&self.layout.writer_lock()) {
+                // Whatever is there now is not this daemon's: nothing more is written to it.
                 tracing::error!(
                     "{} was removed: stopping; sessions go on under their hosts",
                     self.layout.work.display()
                 );
                 break;
             }
+            self.finish_turn()?;
         }
         for subscriber in &self.subscribers {
             subscriber.close();
