@@ -1,1 +1,288 @@
 //! Bad input: each message says what is wrong and what to type next.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+
+use crate::env::{Env, markdown, plan, stage};
+
+/// A plan of one stage whose lines are these.
+fn one(lines: &str) -> String {
+    markdown(&format!("loom:\n  version: 1\n  stages:\n{lines}"))
+}
+
+const GOOD: &str = "    - id: a\n      name: A\n      run: \"true\"\n      acceptance: [\"true\"]\n";
+
+#[track_caller]
+fn init(plan: &str) -> String {
+    let env = Env::new();
+    env.add_plan(plan);
+    let out = env.loom(&["init", "doc/plans/plan.md"]);
+    assert_eq!(out.code, 1, "{out}");
+    assert!(!env.repo.join(".work/journal.jsonl").exists(), "nothing is recorded");
+    env.plain(&out.to_string())
+}
+
+#[test]
+fn a_folder_that_is_no_repository_is_refused() {
+    let env = Env::without_repository();
+    insta::assert_snapshot!(env.says(&["init", "plan.md"]), @"");
+    insta::assert_snapshot!(env.says(&["status"]), @"");
+}
+
+#[test]
+fn a_bare_repository_is_refused() {
+    let env = Env::without_repository();
+    env.git(&["init", "-q", "--bare"]);
+    insta::assert_snapshot!(env.says(&["init", "plan.md"]), @"");
+}
+
+#[test]
+fn a_repository_without_a_commit_is_refused() {
+    let env = Env::without_repository();
+    env.git(&["init", "-q"]);
+    env.write("plan.md", &plan(&[stage("a")]));
+    insta::assert_snapshot!(env.says(&["init", "plan.md"]), @"");
+}
+
+#[test]
+fn a_detached_head_is_refused() {
+    let env = Env::new();
+    env.add_plan(&plan(&[stage("a")]));
+    env.git(&["checkout", "-q", "--detach"]);
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @"");
+}
+
+#[test]
+fn a_branch_named_loom_is_in_the_way() {
+    let env = Env::new();
+    env.add_plan(&plan(&[stage("a")]));
+    env.git(&["branch", "loom"]);
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @"");
+}
+
+#[test]
+fn a_git_that_is_too_old_is_refused() {
+    let mut env = Env::new();
+    env.add_plan(&plan(&[stage("a")]));
+    env.program("git", "echo 'git version 2.30.2'");
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @"");
+}
+
+#[test]
+fn a_machine_without_git_is_told_so() {
+    let mut env = Env::new();
+    env.add_plan(&plan(&[stage("a")]));
+    env.set("PATH", "/nonexistent");
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @"");
+}
+
+#[test]
+fn a_plan_that_is_not_there_is_named() {
+    let env = Env::new();
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/none.md"]), @"");
+    insta::assert_snapshot!(env.says(&["plan", "verify", "doc/plans/none.md"]), @"");
+    insta::assert_snapshot!(env.says(&["init", "."]), @"");
+}
+
+#[test]
+fn a_plan_without_markers_is_refused() {
+    insta::assert_snapshot!(init("# Title\n\nText.\n"), @"");
+}
+
+#[test]
+fn a_cycle_is_printed() {
+    let stages = [stage("a").after(&["c"]), stage("b").after(&["a"]), stage("c").after(&["b"])];
+    insta::assert_snapshot!(init(&plan(&stages)), @"");
+}
+
+#[test]
+fn an_unknown_field_is_shown_with_what_was_meant() {
+    insta::assert_snapshot!(init(&one(&format!("{GOOD}      acceptence: []\n"))), @"");
+}
+
+#[test]
+fn a_duplicate_id_is_refused() {
+    insta::assert_snapshot!(init(&one(&format!("{GOOD}{GOOD}"))), @"");
+}
+
+#[test]
+fn an_id_that_leaves_its_folder_is_refused() {
+    insta::assert_snapshot!(init(&one(&GOOD.replace("id: a", "id: ../../etc"))), @"");
+    init(&one(&GOOD.replace("id: a", "id: _plan")));
+    init(&one(&GOOD.replace("id: a", "id: con")));
+}
+
+#[test]
+fn a_mebibyte_of_anchors_is_refused_at_once() {
+    let mut text = String::from("x: &a [1]\n");
+    while text.len() < (1 << 20) - 2000 {
+        text.push_str("y: &b [*a, *a, *a, *a, *a, *a]\n");
+    }
+    let said = init(&markdown(&format!("{text}loom:\n  version: 1\n  stages:\n{GOOD}")));
+    assert!(said.len() < 20_000, "{} bytes", said.len());
+    let mut bomb = String::from("loom:\n  version: 1\n  max_parallel: &a0 [x, x]\n");
+    for n in 1..40 {
+        bomb.push_str(&format!("  k{n}: &a{n} [*a{0}, *a{0}, *a{0}, *a{0}, *a{0}, *a{0}, *a{0}, *a{0}]\n", n - 1));
+    }
+    init(&markdown(&format!("{bomb}  stages:\n{GOOD}")));
+    init(&markdown(&format!("{}loom:\n  version: 1\n  stages:\n{GOOD}", format!("#{}\n", "x".repeat(1023)).repeat(1025))));
+}
+
+#[test]
+fn an_unknown_stage_is_met_with_what_was_meant() {
+    let env = Env::of(&[stage("frontend"), stage("backend")]);
+    insta::assert_snapshot!(env.says(&["stage", "hold", "frontnd"]), @"");
+    insta::assert_snapshot!(env.says(&["status", "backnd"]), @"");
+    insta::assert_snapshot!(env.says(&["run", "--stage", "quite-different"]), @"");
+    for verb in [&["logs"][..], &["attach"], &["signal"], &["merge"], &["resume"]] {
+        let out = env.loom(&[verb, &["backned"]].concat()).ends(1);
+        assert!(out.stderr.contains("did you mean `backend`?"), "{verb:?}: {out}");
+    }
+    env.loom(&["stage", "hold", "../x"]).ends(2);
+}
+
+#[test]
+fn commands_before_init_say_what_comes_first() {
+    let env = Env::new();
+    insta::assert_snapshot!(env.says(&["run"]), @"");
+    insta::assert_snapshot!(env.says(&["status"]), @"");
+    env.loom(&["stage", "hold", "a"]).ends(1).has("loom init");
+    env.loom(&["logs", "a"]).ends(1).has("loom init");
+    env.loom(&["stop"]).ok().has("no daemon is running");
+    env.loom(&["undo", "--list"]).ok().has("nothing was put aside");
+    assert!(!env.repo.join(".work/journal.jsonl").exists() || env.status()["plan"].is_null());
+}
+
+#[test]
+fn a_second_plan_is_refused_while_one_is_open() {
+    let env = Env::of(&[stage("a").run("exit 1").with("max_retries: 0")]);
+    env.loom(&["init", "doc/plans/plan.md"]).ok().has("is loaded already; nothing changed");
+    env.write("doc/plans/other.md", &plan(&[stage("z")]));
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/other.md"]), @"");
+    env.run().ends(4);
+    env.git(&["add", "-A"]);
+    env.git(&["commit", "-q", "-m", "Other"]);
+    env.loom(&["init", "--clean", "doc/plans/other.md"]).ok();
+    env.finish();
+    assert_eq!(env.state(), "z merged");
+}
+
+/// Whether this user may mount and is held by permissions, or neither.
+fn is_root() -> bool {
+    rustix::process::getuid().is_root()
+}
+
+#[test]
+fn a_full_disk_at_init_changes_nothing() {
+    if !is_root() {
+        return;
+    }
+    let mut env = Env::new();
+    env.add_plan(&plan(&[stage("a")]));
+    let small = env.path().join("small");
+    fs::create_dir(&small).unwrap();
+    let target = small.display().to_string();
+    let mount = env.out_of(env.command("mount").args(["-t", "tmpfs", "-o", "size=64k", "none", &target]));
+    if mount.code != 0 {
+        return;
+    }
+    let fill = env.command("sh").arg("-c").arg(format!("cat /dev/zero > {target}/fill")).output();
+    env.set("LOOM_WORK_DIR", &format!("{target}/work"));
+    let said = env.says(&["init", "doc/plans/plan.md"]);
+    let _ = fs::remove_file(small.join("fill"));
+    let again = env.loom(&["init", "doc/plans/plan.md"]);
+    let unmounted = env.out_of(env.command("umount").args(["-l", &target]));
+    assert!(fill.is_ok() && unmounted.code == 0);
+    insta::assert_snapshot!(said, @"");
+    again.ok();
+}
+
+#[test]
+fn a_read_only_folder_at_init_changes_nothing() {
+    let mut env = Env::new();
+    env.add_plan(&plan(&[stage("a")]));
+    if is_root() {
+        // Root is not held by permissions: a mount is.
+        let fixed = env.path().join("fixed");
+        fs::create_dir(&fixed).unwrap();
+        let target = fixed.display().to_string();
+        let mount = env.out_of(env.command("mount").args(["-t", "tmpfs", "-o", "ro", "none", &target]));
+        if mount.code != 0 {
+            return;
+        }
+        env.set("LOOM_WORK_DIR", &format!("{target}/work"));
+        let said = env.says(&["init", "doc/plans/plan.md"]);
+        let unmounted = env.out_of(env.command("umount").args(["-l", &target]));
+        assert_eq!(unmounted.code, 0, "{unmounted}");
+        insta::assert_snapshot!(said, @"");
+    } else {
+        fs::set_permissions(&env.repo, fs::Permissions::from_mode(0o555)).unwrap();
+        let out = env.loom(&["init", "doc/plans/plan.md"]);
+        fs::set_permissions(&env.repo, fs::Permissions::from_mode(0o755)).unwrap();
+        out.ends(1).has("make the project's folder writable");
+    }
+}
+
+const CLAUDE: &str = "    - id: a\n      name: A\n      description: Do it\n      acceptance: [\"test -e x\"]\n";
+
+/// A folder on `PATH` with what Loom needs and no agent.
+fn without_claude(env: &mut Env) {
+    let tools = env.path().join("tools");
+    fs::create_dir(&tools).unwrap();
+    for tool in ["git", "sh", "mkfifo"] {
+        let found = env.out_of(env.command("sh").arg("-c").arg(format!("command -v {tool}")));
+        std::os::unix::fs::symlink(found.stdout.trim(), tools.join(tool)).unwrap();
+    }
+    env.set("PATH", &tools.display().to_string());
+}
+
+#[test]
+fn a_missing_claude_is_one_failure_with_one_message() {
+    let mut env = Env::new();
+    without_claude(&mut env);
+    env.load(&one(CLAUDE));
+    insta::assert_snapshot!(env.says(&["run"]), @"");
+    assert_eq!(env.state(), "a waiting");
+    assert!(!env.is_locked());
+}
+
+#[test]
+fn a_claude_that_is_not_set_up_or_not_logged_in_is_one_failure_with_one_message() {
+    let mut env = Env::new();
+    without_claude(&mut env);
+    env.program("claude", "echo '9.9.9 (Claude Code)'");
+    env.load(&one(CLAUDE));
+    insta::assert_snapshot!(env.says(&["run"]), @"");
+    fs::write(env.path().join("home/.claude.json"), "{\"hasCompletedOnboarding\": true}").unwrap();
+    insta::assert_snapshot!(env.says(&["run"]), @"");
+    assert_eq!(env.state(), "a waiting");
+    assert!(!env.is_locked());
+}
+
+#[test]
+fn a_socket_path_that_is_too_long_is_explained() {
+    let mut env = Env::new();
+    let long = env.path().join("x".repeat(100));
+    fs::DirBuilder::new().mode(0o700).create(&long).unwrap();
+    env.set("XDG_RUNTIME_DIR", &long.display().to_string());
+    env.load(&plan(&[stage("a")]));
+    insta::assert_snapshot!(env.says(&["run"]), @"");
+    env.set("XDG_RUNTIME_DIR", "");
+    env.finish();
+}
+
+#[test]
+fn wrong_command_lines_end_with_2() {
+    let env = Env::new();
+    for args in [
+        &["rum"][..],
+        &["run", "--max-parallel", "0"],
+        &["run", "--stage", "UP/../x"],
+        &["stage", "block", "a"],
+        &["completions", "tcsh"],
+        &["status", "--json", "--live"],
+    ] {
+        let _ = env.loom(args).ends(2);
+    }
+    assert_eq!(env.loom(&["--version"]).ok().stdout, concat!("loom ", env!("CARGO_PKG_VERSION"), "\n"));
+}

@@ -6,4 +6,7 @@ mod bad_input;
 mod env;
 mod host;
 mod landing;
+mod output;
 mod plans;
+mod rights;
+mod survive;

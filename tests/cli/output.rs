@@ -1,0 +1,161 @@
+//! What commands print for people and for scripts.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::env::{Env, plan, stage};
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn status_as_json_has_the_documented_fields() {
+    let env = Env::new();
+    env.fifo("go");
+    env.load(&plan(&[stage("a").first("echo x > @OUT@/here; read go < @OUT@/go"), stage("b").after(&["a"]).run("true").check("true")]));
+    let before = env.status();
+    assert_eq!(
+        keys(&before),
+        ["daemon", "gates", "next", "notices", "phase", "plan", "sessions", "stages", "version"]
+    );
+    assert_eq!((before["version"].as_u64(), before["phase"].as_str()), (Some(1), Some("stopped")));
+    assert_eq!(before["next"][0], "loom run");
+    assert_eq!(before["daemon"], serde_json::json!({"running": false}));
+    env.loom(&["run"]).ok();
+    env.until_said("here", "x");
+    let status = env.status();
+    assert_eq!(status["phase"], "working");
+    assert_eq!(keys(&status["plan"]), ["base", "branch", "id", "name", "path", "tip"]);
+    assert_eq!(keys(&status["daemon"]), ["pid", "running", "uptime_s"]);
+    assert_eq!(keys(&status["sessions"][0]), ["backend", "id", "pid", "stage", "started_at", "state"]);
+    assert_eq!(
+        keys(&status["stages"][0]),
+        [
+            "attempt", "branch", "checks", "dependencies", "detail", "held", "id", "name", "session", "started_at",
+            "state"
+        ]
+    );
+    env.go("go");
+    let end = env.settle();
+    assert_eq!(end["phase"], "waiting-for-person");
+    assert_eq!(keys(&end["gates"][0]), ["id", "next", "question", "stage"]);
+    let merged: BTreeSet<&str> = keys(&end["stages"][0]).into_iter().collect();
+    assert!(["commit", "merged_commit", "ended_at"].iter().all(|key| merged.contains(key)), "{end}");
+    assert_eq!(end["stages"][0]["checks"], serde_json::json!({"passed": 1, "failed": 0, "total": 1}));
+    assert_eq!(end["sessions"], serde_json::json!([]));
+    let one = env.loom(&["status", "b", "--json"]).ok().json();
+    assert_eq!(one["stages"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn the_stages_are_the_same_with_and_without_a_daemon() {
+    let env = Env::new();
+    env.fifo("go");
+    env.load(&plan(&[stage("z"), stage("a").after(&["z"]).first("echo x > @OUT@/here; read go < @OUT@/go"), stage("b").after(&["a"])]));
+    env.loom(&["run"]).ok();
+    env.until_said("here", "x");
+    let with = env.status();
+    env.loom(&["stop"]).ok();
+    let without = env.status();
+    assert_eq!((with["stages"].clone(), with["sessions"].clone()), (without["stages"].clone(), without["sessions"].clone()));
+    assert_eq!((with["phase"].as_str(), without["phase"].as_str()), (Some("working"), Some("stopped")));
+}
+
+#[test]
+fn plan_verify_prints_waves_and_needs_no_repository() {
+    let env = Env::without_repository();
+    env.write("plan.md", &plan(&[stage("a"), stage("b"), stage("c").after(&["a", "b"])]));
+    insta::assert_snapshot!(env.says(&["plan", "verify", "plan.md"]), @"");
+    let json = env.loom(&["plan", "verify", "plan.md", "--json"]).ok().json();
+    assert_eq!(json["waves"], serde_json::json!([["a", "b"], ["c"]]));
+    env.write("plan.md", "nothing\n");
+    let json = env.loom(&["plan", "verify", "plan.md", "--json"]).ends(1).json();
+    assert!(!json["diagnostics"].as_array().unwrap().is_empty());
+    assert!(!env.repo.join(".work").exists());
+}
+
+#[test]
+fn completions_print_for_every_shell() {
+    let env = Env::of(&[stage("frontend"), stage("backend")]);
+    for shell in ["bash", "zsh", "fish"] {
+        let out = env.loom(&["completions", shell]).ok();
+        assert!(out.stdout.contains("loom") && out.stderr.is_empty(), "{out}");
+    }
+    let bin = env!("CARGO_BIN_EXE_loom");
+    let mut ask = env.command(bin);
+    ask.env("COMPLETE", "fish").args(["--", "loom", "status", ""]);
+    let out = env.out_of(&mut ask).ok();
+    assert!(out.stdout.contains("frontend") && out.stdout.contains("backend"), "{out}");
+}
+
+#[test]
+fn logs_show_what_a_session_printed_and_follow_it_to_its_end() {
+    let env = Env::new();
+    env.fifo("go");
+    env.load(&plan(&[stage("a").first("echo first line; echo to stderr >&2; read go < @OUT@/go; echo last line")]));
+    env.loom(&["logs", "a"]).ends(1).has("no session yet");
+    env.loom(&["run"]).ok();
+    env.until("the first line is in the log", || env.loom(&["logs", "a"]).stdout.contains("first line"));
+    let follow = env.spawn(&["logs", "-f", "a"]);
+    env.go("go");
+    let out = env.wait_child(follow).ends(0);
+    for text in ["first line", "to stderr", "last line"] {
+        assert!(out.stdout.contains(text), "{out}");
+    }
+    env.settle();
+    env.loom(&["logs", "a.1"]).ok().has("last line");
+    env.loom(&["logs"]).ok();
+}
+
+#[test]
+fn a_command_session_has_no_terminal_to_attach_to() {
+    let env = Env::new();
+    env.fifo("go");
+    env.load(&plan(&[stage("a").first("echo x > @OUT@/here; read go < @OUT@/go")]));
+    env.loom(&["attach", "a"]).ends(1).has("no session yet");
+    env.loom(&["run"]).ok();
+    env.until_said("here", "x");
+    insta::assert_snapshot!(env.says(&["attach", "a"]), @"");
+    env.go("go");
+    env.settle();
+    env.loom(&["attach", "a.1"]).ends(1).has("no live terminal");
+}
+
+#[test]
+fn a_run_in_the_foreground_ends_with_the_picture() {
+    let env = Env::of(&[stage("a"), stage("b").run("exit 3").with("max_retries: 0")]);
+    let out = env.loom(&["run", "--foreground"]).ends(4);
+    assert!(out.stdout.contains("✓ a  merged") && out.stdout.contains("✗ b  blocked"), "{out}");
+    env.loom(&["stage", "skip", "b", "--reason", "enough"]).ok();
+    env.loom(&["run", "--foreground"]).ok();
+    assert_eq!(env.read("a.txt"), "a\n");
+}
+
+#[test]
+fn a_signal_shows_the_assignment() {
+    let env = Env::of(&[stage("a").run("loom signal > @OUT@/signal; exit 1").with("max_retries: 0")]);
+    env.loom(&["signal", "a"]).ends(1).has("no assignment yet");
+    env.run().ends(4);
+    let out = env.loom(&["signal", "a"]).ok();
+    assert!(out.stdout.contains("The stage a") && out.stdout.contains("test -s a.txt"), "{out}");
+    let mut inside = env.command(env!("CARGO_BIN_EXE_loom"));
+    inside.current_dir(env.repo.join(".worktrees/a")).arg("signal");
+    assert_eq!(env.out_of(&mut inside).ok().stdout, out.stdout);
+    env.loom(&["signal"]).ends(1).has("no stage's worktree");
+}
+
+#[test]
+fn the_demo_tells_its_story_and_leaves_nothing() {
+    let env = Env::without_repository();
+    let out = env.loom(&["demo"]).ok();
+    for text in ["french ready", "The plan is complete: 4 of 4 stages landed.", "Bonjour, le monde", "Greet in both"] {
+        assert!(out.stdout.contains(text) || out.stderr.contains(text), "no {text} in {out}");
+    }
+    for folder in ["tmp", "cache", "run", "repo"] {
+        let left: Vec<_> = std::fs::read_dir(env.path().join(folder)).unwrap().flatten().map(|entry| entry.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    assert_eq!(env.pids(""), [0_u32; 0]);
+}
