@@ -146,8 +146,9 @@ fn approved(run: &Run, gate: &Gate, draft: &mut Draft) {
             draft.fact(Fact::TipAccepted { commit: actual.clone() });
         }
         GateSubject::PlanBranchMoved { actual: None, expected } => restore(run, None, expected, draft),
+        // It was asked because the plan branch does not have it.
         GateSubject::BaseBranchMoved { actual, .. } => {
-            draft.fact(Fact::BaseFollowed { commit: actual.clone() });
+            draft.fact(Fact::BaseMoved { commit: actual.clone() });
         }
         GateSubject::MergeBase { .. } => {}
         GateSubject::RepositoryConfig { actual, .. } => {
