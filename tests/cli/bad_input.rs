@@ -10,7 +10,7 @@ fn one(lines: &str) -> String {
     markdown(&format!("loom:\n  version: 1\n  stages:\n{lines}"))
 }
 
-const GOOD: &str = "    - id: a\n      name: A\n      run: \"true\"\n      acceptance: [\"true\"]\n";
+const GOOD: &str = "    - id: a\n      name: A\n      run: \"true\"\n      acceptance: [test -e x]\n";
 
 #[track_caller]
 fn init(plan: &str) -> String {
@@ -25,15 +25,27 @@ fn init(plan: &str) -> String {
 #[test]
 fn a_folder_that_is_no_repository_is_refused() {
     let env = Env::without_repository();
-    insta::assert_snapshot!(env.says(&["init", "plan.md"]), @"");
-    insta::assert_snapshot!(env.says(&["status"]), @"");
+    insta::assert_snapshot!(env.says(&["init", "plan.md"]), @r"
+    Error: `<tmp>/repo` is not in a git repository
+    Hint: git init, commit something, then try again
+    ------- exit 1 -------
+    ");
+    insta::assert_snapshot!(env.says(&["status"]), @r"
+    Error: `<tmp>/repo` is not in a git repository
+    Hint: git init, commit something, then try again
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
 fn a_bare_repository_is_refused() {
     let env = Env::without_repository();
     env.git(&["init", "-q", "--bare"]);
-    insta::assert_snapshot!(env.says(&["init", "plan.md"]), @"");
+    insta::assert_snapshot!(env.says(&["init", "plan.md"]), @r"
+    Error: `<tmp>/repo` is a bare repository: there is no checkout to work from
+    Hint: git clone it, and work in the clone
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
@@ -41,7 +53,11 @@ fn a_repository_without_a_commit_is_refused() {
     let env = Env::without_repository();
     env.git(&["init", "-q"]);
     env.write("plan.md", &plan(&[stage("a")]));
-    insta::assert_snapshot!(env.says(&["init", "plan.md"]), @"");
+    insta::assert_snapshot!(env.says(&["init", "plan.md"]), @r#"
+    Error: `<tmp>/repo` has no commit yet
+    Hint: git commit --allow-empty -m "Start"
+    ------- exit 1 -------
+    "#);
 }
 
 #[test]
@@ -49,7 +65,11 @@ fn a_detached_head_is_refused() {
     let env = Env::new();
     env.add_plan(&plan(&[stage("a")]));
     env.git(&["checkout", "-q", "--detach"]);
-    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @"");
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @r"
+    Error: `<tmp>/repo` is not on a branch (detached HEAD)
+    Hint: git switch <branch>
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
@@ -57,7 +77,11 @@ fn a_branch_named_loom_is_in_the_way() {
     let env = Env::new();
     env.add_plan(&plan(&[stage("a")]));
     env.git(&["branch", "loom"]);
-    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @"");
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @r"
+    Error: a branch named `loom` exists: git cannot keep `loom/<stage>` beside it
+    Hint: git branch -m loom <another name>
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
@@ -65,7 +89,11 @@ fn a_git_that_is_too_old_is_refused() {
     let mut env = Env::new();
     env.add_plan(&plan(&[stage("a")]));
     env.program("git", "echo 'git version 2.30.2'");
-    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @"");
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @r"
+    Error: git 2.30 is too old: 2.38 is the oldest that can merge without a checkout
+    Hint: install git 2.38 or newer
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
@@ -73,41 +101,98 @@ fn a_machine_without_git_is_told_so() {
     let mut env = Env::new();
     env.add_plan(&plan(&[stage("a")]));
     env.set("PATH", "/nonexistent");
-    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @"");
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/plan.md"]), @r"
+    Error: git is not installed, or not on PATH
+    Hint: install git 2.38 or newer
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
 fn a_plan_that_is_not_there_is_named() {
     let env = Env::new();
-    insta::assert_snapshot!(env.says(&["init", "doc/plans/none.md"]), @"");
-    insta::assert_snapshot!(env.says(&["plan", "verify", "doc/plans/none.md"]), @"");
-    insta::assert_snapshot!(env.says(&["init", "."]), @"");
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/none.md"]), @r"
+    Error: the plan doc/plans/none.md cannot be read
+    Caused by: failed to open file `doc/plans/none.md`: No such file or directory (os error 2)
+    Hint: ls doc/plans
+    ------- exit 1 -------
+    ");
+    insta::assert_snapshot!(env.says(&["plan", "verify", "doc/plans/none.md"]), @r"
+    Error: the plan doc/plans/none.md cannot be read
+    Caused by: failed to open file `doc/plans/none.md`: No such file or directory (os error 2)
+    Hint: ls doc/plans
+    ------- exit 1 -------
+    ");
+    insta::assert_snapshot!(env.says(&["init", "."]), @r"
+    Error: the plan . cannot be read
+    Caused by: failed to read from file `.`: Is a directory (os error 21)
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
 fn a_plan_without_markers_is_refused() {
-    insta::assert_snapshot!(init("# Title\n\nText.\n"), @"");
+    insta::assert_snapshot!(init("# Title\n\nText.\n"), @r"
+    doc/plans/plan.md:1:1: error: the file has no plan block: `<!-- loom METADATA -->` is missing
+    1 | # Title
+      | ^^^^^^^
+      = hint: the plan stands in a ```yaml fence between `<!-- loom METADATA -->` and `<!-- END loom METADATA -->`
+    Error: doc/plans/plan.md has 1 error
+    Hint: doc/plan-format.md explains every field
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
 fn a_cycle_is_printed() {
     let stages = [stage("a").after(&["c"]), stage("b").after(&["a"]), stage("c").after(&["b"])];
-    insta::assert_snapshot!(init(&plan(&stages)), @"");
+    insta::assert_snapshot!(init(&plan(&stages)), @r#"
+    doc/plans/plan.md:12:22: error: stage `a`: the dependencies form a cycle: a → c → b → a
+    12 |       dependencies: ["c"]
+       |                      ^^^
+       = hint: remove one of these dependencies
+    Error: doc/plans/plan.md has 1 error
+    Hint: doc/plan-format.md explains every field
+    ------- exit 1 -------
+    "#);
 }
 
 #[test]
 fn an_unknown_field_is_shown_with_what_was_meant() {
-    insta::assert_snapshot!(init(&one(&format!("{GOOD}      acceptence: []\n"))), @"");
+    insta::assert_snapshot!(init(&one(&format!("{GOOD}      acceptence: []\n"))), @r"
+    doc/plans/plan.md:14:7: error: stage `a`: unknown field `acceptence`
+    14 |       acceptence: []
+       |       ^^^^^^^^^^
+       = hint: did you mean `acceptance`?
+    Error: doc/plans/plan.md has 1 error
+    Hint: doc/plan-format.md explains every field
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
 fn a_duplicate_id_is_refused() {
-    insta::assert_snapshot!(init(&one(&format!("{GOOD}{GOOD}"))), @"");
+    insta::assert_snapshot!(init(&one(&format!("{GOOD}{GOOD}"))), @r"
+    doc/plans/plan.md:14:11: error: the id `a` is taken by the stage on line 10
+    14 |     - id: a
+       |           ^
+    Error: doc/plans/plan.md has 1 error
+    Hint: doc/plan-format.md explains every field
+    ------- exit 1 -------
+    ");
 }
 
 #[test]
 fn an_id_that_leaves_its_folder_is_refused() {
-    insta::assert_snapshot!(init(&one(&GOOD.replace("id: a", "id: ../../etc"))), @"");
+    insta::assert_snapshot!(init(&one(&GOOD.replace("id: a", "id: ../../etc"))), @r"
+    doc/plans/plan.md:10:11: error: stage `../../etc`: `../../etc` is not a stage id: it starts with something other than a letter or a digit
+    10 |     - id: ../../etc
+       |           ^^^^^^^^^
+       = hint: did you mean `etc`?
+    Error: doc/plans/plan.md has 1 error
+    Hint: doc/plan-format.md explains every field
+    ------- exit 1 -------
+    ");
     init(&one(&GOOD.replace("id: a", "id: _plan")));
     init(&one(&GOOD.replace("id: a", "id: con")));
 }
@@ -131,9 +216,21 @@ fn a_mebibyte_of_anchors_is_refused_at_once() {
 #[test]
 fn an_unknown_stage_is_met_with_what_was_meant() {
     let env = Env::of(&[stage("frontend"), stage("backend")]);
-    insta::assert_snapshot!(env.says(&["stage", "hold", "frontnd"]), @"");
-    insta::assert_snapshot!(env.says(&["status", "backnd"]), @"");
-    insta::assert_snapshot!(env.says(&["run", "--stage", "quite-different"]), @"");
+    insta::assert_snapshot!(env.says(&["stage", "hold", "frontnd"]), @r"
+    Error: there is no stage `frontnd` in plan `plan`
+    Hint: did you mean `frontend`?
+    ------- exit 1 -------
+    ");
+    insta::assert_snapshot!(env.says(&["status", "backnd"]), @r"
+    Error: there is no stage `backnd` in plan `plan`
+    Hint: did you mean `backend`?
+    ------- exit 1 -------
+    ");
+    insta::assert_snapshot!(env.says(&["run", "--stage", "quite-different"]), @r"
+    Error: there is no stage `quite-different` in plan `plan`
+    Hint: loom status
+    ------- exit 1 -------
+    ");
     for verb in [&["logs"][..], &["attach"], &["signal"], &["merge"], &["resume"]] {
         let out = env.loom(&[verb, &["backned"]].concat()).ends(1);
         assert!(out.stderr.contains("did you mean `backend`?"), "{verb:?}: {out}");
@@ -144,8 +241,16 @@ fn an_unknown_stage_is_met_with_what_was_meant() {
 #[test]
 fn commands_before_init_say_what_comes_first() {
     let env = Env::new();
-    insta::assert_snapshot!(env.says(&["run"]), @"");
-    insta::assert_snapshot!(env.says(&["status"]), @"");
+    insta::assert_snapshot!(env.says(&["run"]), @r"
+    Error: this project has no plan yet
+    Hint: loom init doc/plans/<plan>.md
+    ------- exit 1 -------
+    ");
+    insta::assert_snapshot!(env.says(&["status"]), @r"
+    No plan yet.
+    Next: loom init doc/plans/<plan>.md
+    ------- exit 0 -------
+    ");
     env.loom(&["stage", "hold", "a"]).ends(1).has("loom init");
     env.loom(&["logs", "a"]).ends(1).has("loom init");
     env.loom(&["stop"]).ok().has("no daemon is running");
@@ -158,7 +263,13 @@ fn a_second_plan_is_refused_while_one_is_open() {
     let env = Env::of(&[stage("a").run("exit 1").with("max_retries: 0")]);
     env.loom(&["init", "doc/plans/plan.md"]).ok().has("is loaded already; nothing changed");
     env.write("doc/plans/other.md", &plan(&[stage("z")]));
-    insta::assert_snapshot!(env.says(&["init", "doc/plans/other.md"]), @"");
+    insta::assert_snapshot!(env.says(&["init", "doc/plans/other.md"]), @r"
+    Error: plan `plan` is still open
+    Caused by: one plan is active at a time in a project
+    Hint: loom run
+    Hint: loom init --clean doc/plans/other.md   (puts the open plan's work aside first)
+    ------- exit 1 -------
+    ");
     env.run().ends(4);
     env.git(&["add", "-A"]);
     env.git(&["commit", "-q", "-m", "Other"]);
@@ -193,7 +304,10 @@ fn a_full_disk_at_init_changes_nothing() {
     let again = env.loom(&["init", "doc/plans/plan.md"]);
     let unmounted = env.out_of(env.command("umount").args(["-l", &target]));
     assert!(fill.is_ok() && unmounted.code == 0);
-    insta::assert_snapshot!(said, @"");
+    let (said, _) = said.split_once(" at path").unwrap();
+    insta::assert_snapshot!(said, @r"
+    Error: <tmp>/small/work cannot be written: No space left on device (os error 28)
+    ");
     again.ok();
 }
 
@@ -214,7 +328,11 @@ fn a_read_only_folder_at_init_changes_nothing() {
         let said = env.says(&["init", "doc/plans/plan.md"]);
         let unmounted = env.out_of(env.command("umount").args(["-l", &target]));
         assert_eq!(unmounted.code, 0, "{unmounted}");
-        insta::assert_snapshot!(said, @"");
+        insta::assert_snapshot!(said, @r"
+        Error: <tmp>/fixed/work cannot be written: failed to create directory `<tmp>/fixed/work`: Read-only file system (os error 30)
+        Hint: make the project's folder writable, or set LOOM_WORK_DIR to a folder that is
+        ------- exit 1 -------
+        ");
     } else {
         fs::set_permissions(&env.repo, fs::Permissions::from_mode(0o555)).unwrap();
         let out = env.loom(&["init", "doc/plans/plan.md"]);
@@ -241,7 +359,12 @@ fn a_missing_claude_is_one_failure_with_one_message() {
     let mut env = Env::new();
     without_claude(&mut env);
     env.load(&one(CLAUDE));
-    insta::assert_snapshot!(env.says(&["run"]), @"");
+    insta::assert_snapshot!(env.says(&["run"]), @r"
+    Error: the plan's agents cannot start
+    Caused by: `claude` is not in PATH: install Claude Code (`npm install -g @anthropic-ai/claude-code`), then `loom stage retry`
+    Hint: loom run
+    ------- exit 1 -------
+    ");
     assert_eq!(env.state(), "a waiting");
     assert!(!env.is_locked());
 }
@@ -252,23 +375,32 @@ fn a_claude_that_is_not_set_up_or_not_logged_in_is_one_failure_with_one_message(
     without_claude(&mut env);
     env.program("claude", "echo '9.9.9 (Claude Code)'");
     env.load(&one(CLAUDE));
-    insta::assert_snapshot!(env.says(&["run"]), @"");
+    insta::assert_snapshot!(env.says(&["run"]), @r"
+    Error: the plan's agents cannot start
+    Caused by: Claude Code has not been set up for this user: run `claude` once and answer its questions, then `loom stage retry`
+    Hint: loom run
+    ------- exit 1 -------
+    ");
     fs::write(env.path().join("home/.claude.json"), "{\"hasCompletedOnboarding\": true}").unwrap();
-    insta::assert_snapshot!(env.says(&["run"]), @"");
+    insta::assert_snapshot!(env.says(&["run"]), @r"
+    Error: the plan's agents cannot start
+    Caused by: Claude Code is not logged in: run `claude`, then `/login` in it (or set ANTHROPIC_API_KEY before `loom run`), then `loom stage retry`
+    Hint: loom run
+    ------- exit 1 -------
+    ");
     assert_eq!(env.state(), "a waiting");
     assert!(!env.is_locked());
 }
 
 #[test]
-fn a_socket_path_that_is_too_long_is_explained() {
+fn a_runtime_folder_with_a_long_name_is_not_used_for_sockets() {
     let mut env = Env::new();
     let long = env.path().join("x".repeat(100));
     fs::DirBuilder::new().mode(0o700).create(&long).unwrap();
     env.set("XDG_RUNTIME_DIR", &long.display().to_string());
-    env.load(&plan(&[stage("a")]));
-    insta::assert_snapshot!(env.says(&["run"]), @"");
-    env.set("XDG_RUNTIME_DIR", "");
+    env.load(&plan(&[stage("a").first("loom status > /dev/null")]));
     env.finish();
+    assert_eq!(fs::read_dir(&long).unwrap().count(), 0);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn a_commit_of_the_dirty_work_is_merged_and_proven_by_loom_merge() {
     env.finish().has("did not follow");
     env.git(&["commit", "-q", "-a", "-m", "Mine"]);
     env.loom(&["merge"]).ok();
-    env.run();
+    env.finish();
     assert_eq!(env.read("README.md"), "# Mine\n");
     assert_eq!(env.read("a.txt"), "a\n");
     assert_eq!(env.git(&["rev-parse", "main"]), env.git(&["rev-parse", "loom/_plan/plan"]));
@@ -205,10 +205,14 @@ fn a_stage_commit_that_somebody_merged_into_the_base_branch_is_asked_about() {
     env.run().ends(4);
     env.git(&["merge", "-q", "--ff-only", "loom/a"]);
     env.loom(&["stage", "release", "b"]).ok();
-    env.run();
+    let _ = env.run();
     let status = env.status();
     assert!(status["gates"][0]["question"].as_str().unwrap_or("").contains("base branch moved"), "{status}");
     assert_ne!(env.stage("b")["state"], "merged");
+    env.loom(&["stage", "approve", "g1"]).ok();
+    env.loom(&["stage", "skip", "a", "--reason", "merged by hand"]).ok();
+    env.finish();
+    assert_eq!((env.read("a.txt"), env.read("b.txt")), ("a\n".to_owned(), "b\n".to_owned()));
 }
 
 #[test]

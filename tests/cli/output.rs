@@ -67,7 +67,12 @@ fn the_stages_are_the_same_with_and_without_a_daemon() {
 fn plan_verify_prints_waves_and_needs_no_repository() {
     let env = Env::without_repository();
     env.write("plan.md", &plan(&[stage("a"), stage("b"), stage("c").after(&["a", "b"])]));
-    insta::assert_snapshot!(env.says(&["plan", "verify", "plan.md"]), @"");
+    insta::assert_snapshot!(env.says(&["plan", "verify", "plan.md"]), @r"
+    The plan: 3 stages in 2 waves
+      1. a, b
+      2. c
+    ------- exit 0 -------
+    ");
     let json = env.loom(&["plan", "verify", "plan.md", "--json"]).ok().json();
     assert_eq!(json["waves"], serde_json::json!([["a", "b"], ["c"]]));
     env.write("plan.md", "nothing\n");
@@ -117,7 +122,11 @@ fn a_command_session_has_no_terminal_to_attach_to() {
     env.loom(&["attach", "a"]).ends(1).has("no session yet");
     env.loom(&["run"]).ok();
     env.until_said("here", "x");
-    insta::assert_snapshot!(env.says(&["attach", "a"]), @"");
+    insta::assert_snapshot!(env.says(&["attach", "a"]), @r"
+    Error: session `a.1` has no live terminal
+    Hint: loom logs a.1
+    ------- exit 1 -------
+    ");
     env.go("go");
     env.settle();
     env.loom(&["attach", "a.1"]).ends(1).has("no live terminal");
@@ -150,7 +159,7 @@ fn a_signal_shows_the_assignment() {
 fn the_demo_tells_its_story_and_leaves_nothing() {
     let env = Env::without_repository();
     let out = env.loom(&["demo"]).ok();
-    for text in ["french ready", "The plan is complete: 4 of 4 stages landed.", "Bonjour, le monde", "Greet in both"] {
+    for text in ["french running (attempt 2)", "The plan is complete: 4 of 4 stages landed.", "Bonjour, le monde", "Greet in both"] {
         assert!(out.stdout.contains(text) || out.stderr.contains(text), "no {text} in {out}");
     }
     for folder in ["tmp", "cache", "run", "repo"] {
