@@ -100,10 +100,14 @@ impl Layout {
     pub fn sockets(&self) -> io::Result<PathBuf> {
         let user = rustix::process::getuid().as_raw();
         let root = match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(dir) if Path::new(&dir).is_absolute() && is_private(Path::new(&dir), user) => {
+            Some(dir) if Path::new(&dir).is_absolute() && is_short(&dir) && is_private(Path::new(&dir), user) => {
                 PathBuf::from(dir).join("loom")
             }
-            _ => std::env::temp_dir().join(format!("loom-{user}")),
+            _ => {
+                let temp = std::env::temp_dir();
+                let temp = if is_short(temp.as_os_str()) { temp } else { PathBuf::from("/tmp") };
+                temp.join(format!("loom-{user}"))
+            }
         };
         make_private(&root, user)?;
         let dir = root.join(self.project_key());
@@ -118,6 +122,12 @@ impl Layout {
         // Stage ids may be 63 bytes long; the key keeps the path within the kernel's 107.
         Ok(self.sockets()?.join(format!("{}.sock", &crate::base::text::sha256(session.as_str().as_bytes())[..12])))
     }
+}
+
+/// Whether a socket below this folder keeps within the kernel's limit.
+fn is_short(dir: &std::ffi::OsStr) -> bool {
+    const BELOW: usize = "/loom-4294967295/0123456789ab/0123456789ab.sock".len();
+    dir.len() + BELOW <= crate::model::limits::SOCKET_PATH_BYTES_MAX
 }
 
 fn is_private(dir: &Path, user: u32) -> bool {
