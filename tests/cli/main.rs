@@ -8,5 +8,6 @@ mod host;
 mod landing;
 mod output;
 mod plans;
+mod proof;
 mod rights;
 mod survive;
