@@ -80,7 +80,7 @@ impl Stage {
         self.more.push(line.to_owned());
         self
     }
-    fn yaml(&self) -> String {
+    pub(crate) fn yaml(&self) -> String {
         let text = |value: &str| Value::from(value).to_string();
         let mut out = format!(
             "    - id: {0}\n      name: \"The stage {0}\"\n      dependencies: {1}\n      run: {2}\n      acceptance: {3}\n",

@@ -6,6 +6,7 @@ mod bad_input;
 mod env;
 mod host;
 mod landing;
+mod operator;
 mod output;
 mod plans;
 mod proof;
