@@ -210,7 +210,10 @@ fn a_mebibyte_of_anchors_is_refused_at_once() {
         bomb.push_str(&format!("  k{n}: &a{n} [*a{0}, *a{0}, *a{0}, *a{0}, *a{0}, *a{0}, *a{0}, *a{0}]\n", n - 1));
     }
     init(&markdown(&format!("{bomb}  stages:\n{GOOD}")));
-    init(&markdown(&format!("{}loom:\n  version: 1\n  stages:\n{GOOD}", format!("#{}\n", "x".repeat(1023)).repeat(1025))));
+    init(&markdown(&format!(
+        "{}loom:\n  version: 1\n  stages:\n{GOOD}",
+        format!("#{}\n", "x".repeat(1023)).repeat(1025)
+    )));
 }
 
 #[test]

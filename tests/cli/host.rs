@@ -252,18 +252,22 @@ fn a_host_outlives_the_process_that_started_it() {
 fn the_agent_dies_with_a_killed_host_and_survivors_are_found() {
     let mut env = Env::pipes("setsid sleep 1000 & echo $! > survivor; echo $$ > pid; wait");
     let session = format!("s-{}", std::process::id());
-    env.spec.env = vec![EnvChange::Set { name: "LOOM_SESSION".to_owned(), value: session.clone() }];
+    let project = env.dir();
+    env.spec.env = vec![
+        EnvChange::Set { name: "LOOM_SESSION".to_owned(), value: session.clone() },
+        EnvChange::Set { name: "LOOM_PROJECT".to_owned(), value: project.display().to_string() },
+    ];
     drop(env.start());
     let (agent, survivor) = (env.line_in("pid"), env.line_in("survivor"));
     let host = control::read_record(&env.folder()).unwrap().host.pid.to_string();
     assert!(process::command("kill").args(["-KILL", &host]).status().unwrap().success());
     assert_eq!(env.end().exit, Exit::Lost);
     until("the agent's death", || is_gone(&agent).then_some(()));
-    let killed = control::kill_survivors(&session);
+    let killed = control::kill_survivors(&project, &session);
     // It may still be the `setsid` that is about to become the sleep.
     assert_eq!(killed.len(), 1, "{killed:?}");
     until("the survivor's death", || is_gone(&survivor).then_some(()));
-    assert_eq!(control::kill_survivors(&session), Vec::<String>::new());
+    assert_eq!(control::kill_survivors(&project, &session), Vec::<String>::new());
 }
 
 #[test]

@@ -149,7 +149,8 @@ fn a_watcher_of_a_stopped_daemon_says_how_it_goes_on() {
     env.loom(&["stop"]).ok();
     let out = env.wait_child(watch).ends(130);
     assert!(out.stderr.contains("Next: loom run"), "{out}");
-    let live = env.command(env!("CARGO_BIN_EXE_loom")).args(["status", "--live"]).stdout(Stdio::null()).status().unwrap();
+    let live =
+        env.command(env!("CARGO_BIN_EXE_loom")).args(["status", "--live"]).stdout(Stdio::null()).status().unwrap();
     assert!(live.success());
 }
 
@@ -159,7 +160,9 @@ fn a_crash_waits_for_its_backoff_unless_a_person_says_retry() {
     env.set("LOOM_BACKOFF_MS", "3600000");
     env.load(&plan(&[stage("a").run(format!("if [ $LOOM_ATTEMPT = 1 ]; then kill -9 $$; fi; {}", commit("a", "a")))]));
     env.loom(&["run"]).ok();
-    env.until("the crash is seen", || env.stage("a")["detail"].as_str().is_some_and(|text| text.contains("retries in")));
+    env.until("the crash is seen", || {
+        env.stage("a")["detail"].as_str().is_some_and(|text| text.contains("retries in"))
+    });
     assert!(env.is_locked(), "the daemon waits");
     env.loom(&["stage", "retry", "a"]).ok();
     env.settle();
@@ -169,10 +172,8 @@ fn a_crash_waits_for_its_backoff_unless_a_person_says_retry() {
 #[test]
 fn whatever_is_killed_everything_lands_once() {
     let ids = ["a", "b", "c", "d"];
-    let stages: Vec<_> = ids
-        .iter()
-        .map(|id| stage(id).first(&format!("echo {id} >> @OUT@/runs")).with("max_retries: 20"))
-        .collect();
+    let stages: Vec<_> =
+        ids.iter().map(|id| stage(id).first(&format!("echo {id} >> @OUT@/runs")).with("max_retries: 20")).collect();
     let mut stages = stages;
     stages.push(stage("join").after(&ids).check("test -s a.txt -a -s d.txt").with("max_retries: 20"));
     let env = Env::of(&stages);

@@ -14,12 +14,12 @@ fn keys(value: &Value) -> Vec<&str> {
 fn status_as_json_has_the_documented_fields() {
     let env = Env::new();
     env.fifo("go");
-    env.load(&plan(&[stage("a").first("echo x > @OUT@/here; read go < @OUT@/go"), stage("b").after(&["a"]).run("true").check("true")]));
+    env.load(&plan(&[
+        stage("a").first("echo x > @OUT@/here; read go < @OUT@/go"),
+        stage("b").after(&["a"]).run("true").check("true"),
+    ]));
     let before = env.status();
-    assert_eq!(
-        keys(&before),
-        ["daemon", "gates", "next", "notices", "phase", "plan", "sessions", "stages", "version"]
-    );
+    assert_eq!(keys(&before), ["daemon", "gates", "next", "notices", "phase", "plan", "sessions", "stages", "version"]);
     assert_eq!((before["version"].as_u64(), before["phase"].as_str()), (Some(1), Some("stopped")));
     assert_eq!(before["next"][0], "loom run");
     assert_eq!(before["daemon"], serde_json::json!({"running": false}));
@@ -33,7 +33,16 @@ fn status_as_json_has_the_documented_fields() {
     assert_eq!(
         keys(&status["stages"][0]),
         [
-            "attempt", "branch", "checks", "dependencies", "detail", "held", "id", "name", "session", "started_at",
+            "attempt",
+            "branch",
+            "checks",
+            "dependencies",
+            "detail",
+            "held",
+            "id",
+            "name",
+            "session",
+            "started_at",
             "state"
         ]
     );
@@ -53,13 +62,20 @@ fn status_as_json_has_the_documented_fields() {
 fn the_stages_are_the_same_with_and_without_a_daemon() {
     let env = Env::new();
     env.fifo("go");
-    env.load(&plan(&[stage("z"), stage("a").after(&["z"]).first("echo x > @OUT@/here; read go < @OUT@/go"), stage("b").after(&["a"])]));
+    env.load(&plan(&[
+        stage("z"),
+        stage("a").after(&["z"]).first("echo x > @OUT@/here; read go < @OUT@/go"),
+        stage("b").after(&["a"]),
+    ]));
     env.loom(&["run"]).ok();
     env.until_said("here", "x");
     let with = env.status();
     env.loom(&["stop"]).ok();
     let without = env.status();
-    assert_eq!((with["stages"].clone(), with["sessions"].clone()), (without["stages"].clone(), without["sessions"].clone()));
+    assert_eq!(
+        (with["stages"].clone(), with["sessions"].clone()),
+        (without["stages"].clone(), without["sessions"].clone())
+    );
     assert_eq!((with["phase"].as_str(), without["phase"].as_str()), (Some("working"), Some("stopped")));
 }
 
@@ -159,11 +175,17 @@ fn a_signal_shows_the_assignment() {
 fn the_demo_tells_its_story_and_leaves_nothing() {
     let env = Env::without_repository();
     let out = env.loom(&["demo"]).ok();
-    for text in ["french running (attempt 2)", "The plan is complete: 4 of 4 stages landed.", "Bonjour, le monde", "Greet in both"] {
+    for text in [
+        "french running (attempt 2)",
+        "The plan is complete: 4 of 4 stages landed.",
+        "Bonjour, le monde",
+        "Greet in both",
+    ] {
         assert!(out.stdout.contains(text) || out.stderr.contains(text), "no {text} in {out}");
     }
     for folder in ["tmp", "cache", "run", "repo"] {
-        let left: Vec<_> = std::fs::read_dir(env.path().join(folder)).unwrap().flatten().map(|entry| entry.path()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(env.path().join(folder)).unwrap().flatten().map(|entry| entry.path()).collect();
         assert!(left.is_empty(), "{left:?}");
     }
     assert_eq!(env.pids(""), [0_u32; 0]);

@@ -8,7 +8,9 @@ use crate::env::{Env, commit, kill, markdown, plan, plan_with, stage};
 fn a_daemon_that_is_killed_in_the_middle_of_a_proof_proves_again_and_lands_once() {
     let env = Env::new();
     env.fifo("go");
-    env.load(&plan(&[stage("a").first("echo a >> @OUT@/runs").check("echo x >> @OUT@/proofs; read go < @OUT@/go; sleep 0")]));
+    env.load(&plan(&[stage("a")
+        .first("echo a >> @OUT@/runs")
+        .check("echo x >> @OUT@/proofs; read go < @OUT@/go; sleep 0")]));
     env.loom(&["run"]).ok();
     env.until_said("proofs", "x");
     kill(env.daemon_pid());
@@ -48,9 +50,7 @@ fn a_check_leaves_no_process_and_no_file_behind() {
 #[test]
 fn a_check_that_hangs_fails_at_its_deadline() {
     let env = Env::new();
-    env.load(&plan(&[stage("a")
-        .with("truths: [{command: \"sleep 4248\", timeout: 1}]")
-        .with("max_retries: 0")]));
+    env.load(&plan(&[stage("a").with("truths: [{command: \"sleep 4248\", timeout: 1}]").with("max_retries: 0")]));
     env.run().ends(4);
     let view = env.loom(&["status", "a"]).ok();
     assert!(view.stdout.contains("it did not end within 1 s"), "{view}");
@@ -181,7 +181,10 @@ fn eight_independent_stages_all_land() {
 fn a_second_plan_may_use_the_same_stage_names() {
     let env = Env::of(&[stage("a")]);
     env.finish();
-    env.write("doc/plans/next.md", &plan(&[stage("a").run(commit("b", "second")).check("grep second b.txt"), stage("c")]));
+    env.write(
+        "doc/plans/next.md",
+        &plan(&[stage("a").run(commit("b", "second")).check("grep second b.txt"), stage("c")]),
+    );
     env.git(&["add", "-A"]);
     env.git(&["commit", "-q", "-m", "Next"]);
     env.loom(&["init", "doc/plans/next.md"]).ok();
@@ -222,10 +225,16 @@ fn a_branch_that_an_agent_left_or_rewrote_is_a_failed_attempt() {
     for (mess, text) in [
         ("git switch -q -c other", "its worktree is on `other` and not on `loom/a`"),
         ("git checkout -q --detach", "a detached HEAD"),
-        ("git reset -q --hard HEAD~1 && echo y > y.txt && git add y.txt && git commit -q --amend -m Gone", "history was rewritten"),
+        (
+            "git reset -q --hard HEAD~1 && echo y > y.txt && git add y.txt && git commit -q --amend -m Gone",
+            "history was rewritten",
+        ),
     ] {
         let env = Env::new();
-        let script = format!("cp \"$LOOM_SIGNAL\" @OUT@/signal\nif [ $LOOM_ATTEMPT = 1 ]; then {mess}; exit 0; fi\ngit switch -q loom/a; {}", commit("a", "a"));
+        let script = format!(
+            "cp \"$LOOM_SIGNAL\" @OUT@/signal\nif [ $LOOM_ATTEMPT = 1 ]; then {mess}; exit 0; fi\ngit switch -q loom/a; {}",
+            commit("a", "a")
+        );
         env.load(&plan(&[stage("a").run(script).with("max_retries: 1")]));
         let out = env.run();
         let told = format!("{}{out}", env.said("signal"));
@@ -237,7 +246,10 @@ fn a_branch_that_an_agent_left_or_rewrote_is_a_failed_attempt() {
 fn hooks_of_the_user_do_not_run_in_looms_own_commands() {
     let env = Env::new();
     for hook in ["post-checkout", "post-merge", "reference-transaction", "post-commit", "pre-commit"] {
-        env.write(&format!(".git/hooks/{hook}"), &format!("#!/bin/sh\necho {hook} $LOOM_STAGE >> {}/hooks\n", env.out.display()));
+        env.write(
+            &format!(".git/hooks/{hook}"),
+            &format!("#!/bin/sh\necho {hook} $LOOM_STAGE >> {}/hooks\n", env.out.display()),
+        );
         let path = env.repo.join(".git/hooks").join(hook);
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
@@ -262,7 +274,10 @@ fn fields_that_do_not_work_yet_are_refused_unless_ignored() {
 fn rescued_work_of_every_kind_is_complete() {
     let mess = "echo changed >> README.md; echo staged > staged.txt; git add staged.txt; echo new > new.txt; git rm -q --cached .gitignore; echo 'ignored' > ignored.x; exit 1";
     let env = Env::new();
-    env.load(&plan_with("", &[stage("a").run(format!("if [ $LOOM_ATTEMPT = 1 ]; then {mess}; fi; {}", commit("a", "a")))]));
+    env.load(&plan_with(
+        "",
+        &[stage("a").run(format!("if [ $LOOM_ATTEMPT = 1 ]; then {mess}; fi; {}", commit("a", "a")))],
+    ));
     env.finish();
     assert_eq!(env.git(&["show", "refs/loom/rescue/a/1:staged.txt"]), "staged");
     assert_eq!(env.git(&["show", "refs/loom/rescue/a/1:new.txt"]), "new");

@@ -9,7 +9,10 @@ fn inside(commands: &[&str]) -> (Env, String) {
     for command in commands {
         script.push_str(&format!("{{ {command}; }} >> @OUT@/said 2>&1; echo \"== $?\" >> @OUT@/said\n"));
     }
-    env.load(&plan(&[stage("a").run(format!("{script}{}", commit("a", "a"))), stage("b").after(&["a"]).with("hold: true")]));
+    env.load(&plan(&[
+        stage("a").run(format!("{script}{}", commit("a", "a"))),
+        stage("b").after(&["a"]).with("hold: true"),
+    ]));
     env.run().ends(5);
     let said = env.said("said");
     (env, said)
@@ -92,11 +95,23 @@ fn a_session_may_read_and_speak_for_its_own_stage_only() {
 #[test]
 fn a_session_submits_and_hears_the_verdict() {
     let env = Env::new();
-    let script = format!("{}\nloom stage complete a > @OUT@/first 2>&1; echo \"== $?\" >> @OUT@/first\n{}\nloom stage complete a > @OUT@/second 2>&1; echo \"== $?\" >> @OUT@/second", commit("a", "bad"), commit("a", "good"));
+    let script = format!(
+        "{}\nloom stage complete a > @OUT@/first 2>&1; echo \"== $?\" >> @OUT@/first\n{}\nloom stage complete a > @OUT@/second 2>&1; echo \"== $?\" >> @OUT@/second",
+        commit("a", "bad"),
+        commit("a", "good")
+    );
     env.load(&plan(&[stage("a").run(script).check("grep good a.txt")]));
     env.finish();
-    assert!(env.said("first").contains("stage `a` is not accepted") && env.said("first").contains("== 4"), "{}", env.said("first"));
-    assert!(env.said("second").contains("proven and landed") && env.said("second").contains("== 0"), "{}", env.said("second"));
+    assert!(
+        env.said("first").contains("stage `a` is not accepted") && env.said("first").contains("== 4"),
+        "{}",
+        env.said("first")
+    );
+    assert!(
+        env.said("second").contains("proven and landed") && env.said("second").contains("== 0"),
+        "{}",
+        env.said("second")
+    );
     assert_eq!(env.stage("a")["attempt"], 1);
     assert_eq!(env.read("a.txt"), "good\n");
 }
