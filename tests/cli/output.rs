@@ -177,7 +177,7 @@ fn the_demo_tells_its_story_and_leaves_nothing() {
     let out = env.loom(&["demo"]).ok();
     for text in [
         "french running (attempt 2)",
-        "The plan is complete: 4 of 4 stages landed.",
+        "The plan is complete: all 4 stages are proven and landed.",
         "Bonjour, le monde",
         "Greet in both",
     ] {
