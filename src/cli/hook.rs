@@ -20,7 +20,6 @@ use crate::model::effect::Answer;
 use crate::model::event::Request;
 use crate::model::ids::{SessionId, StageId};
 use crate::model::session::Activity;
-use crate::wire::status::StageRow;
 
 /// How long a client whose turn failed may take to write its transcript, and how often that is looked at.
 const TRANSCRIPT_WAIT: Duration = Duration::from_secs(2);
@@ -162,14 +161,12 @@ impl Session {
 
     /// May the turn end? A verdict that is pending is waited for.
     fn stop(&self, input: &HookInput) -> Option<serde_json::Value> {
-        if !input.background_tasks.is_empty() && !self.has_submitted() {
-            // They wake the model again; the turn that matters is a later one.
-            return None;
-        }
+        // What runs in the background wakes the model again.
+        let waits = !input.background_tasks.is_empty();
         let end = Instant::now() + HookEvent::Stop.timeout().saturating_sub(STOP_MARGIN);
         loop {
             let asked = Instant::now();
-            match client::request(&self.layout, Request::TurnEnded { session: self.id.clone() }) {
+            match client::request(&self.layout, Request::TurnEnded { session: self.id.clone(), waits }) {
                 Ok(Answer::TurnGoesOn { text }) => return Some(hooks::block_stop(&text)),
                 Ok(Answer::TurnWaits) => self.wait_for_verdict(),
                 // Loom was stopped: the turn waits for the next `loom run`, or nobody would go on with it.
@@ -177,13 +174,6 @@ impl Session {
                 _ => return None,
             }
         }
-    }
-
-    /// Whether the stage is past the agent's own work, as far as a daemon says so.
-    fn has_submitted(&self) -> bool {
-        let status = Client::connect(&self.layout).and_then(|mut client| client.status());
-        let is_working = |row: &StageRow| row.id == self.stage.as_str() && row.state == "running";
-        status.is_ok_and(|status| !status.stages.iter().any(is_working))
     }
 
     /// Until the stage is no longer being verified, or the daemon went away.

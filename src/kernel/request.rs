@@ -36,7 +36,7 @@ pub(super) fn decide(
         Request::LoadPlan { .. } => Ok(()),
         Request::Submit { stage } => asked.submit(stage, draft),
         Request::Block { stage, reason } => asked.block(stage, reason, draft),
-        Request::TurnEnded { session } => asked.turn_ended(session, draft),
+        Request::TurnEnded { session, waits } => asked.turn_ended(session, *waits, draft),
         Request::TurnFailed { session, why } => asked.turn_failed(session, why, draft),
         Request::Activity { session, activity } => asked.activity(session, *activity, draft),
         operator => {
@@ -201,10 +201,16 @@ impl<'a> Asked<'a> {
         Ok(())
     }
 
-    fn turn_ended(&self, id: &SessionId, draft: &mut Draft) -> Result<(), Refusal> {
+    fn turn_ended(&self, id: &SessionId, waits: bool, draft: &mut Draft) -> Result<(), Refusal> {
         let session = self.own_session(id)?;
         let stage = self.stage(&session.stage)?;
         match &stage.state {
+            // A red verdict may have come after the agent looked: that is told all the same.
+            StageState::Running { session: lease }
+                if lease == id && waits && (session.returns == 0 || session.reminders > 0) =>
+            {
+                draft.reply(self.id, Answer::TurnMayEnd);
+            }
             StageState::Running { session: lease } if lease == id => {
                 if session.reminders >= RETURNS_MAX {
                     draft.end_session(self.run, id, EndReason::Done);

@@ -270,7 +270,7 @@ fn an_agent_has_the_verbs_of_its_own_stage_only() {
         Request::Merge { stage: None },
         Request::KillSession { session: SessionId::new("b.1").unwrap() },
         Request::Stop { kill: true },
-        Request::TurnEnded { session: SessionId::new("b.1").unwrap() },
+        Request::TurnEnded { session: SessionId::new("b.1").unwrap(), waits: false },
     ] {
         let event = Event::Request { id: RequestId(1), caller: agent.clone(), request };
         let refusal = step(&sim.world, &event, sim.now).expect_err(&format!("{event:?} was allowed"));
@@ -414,7 +414,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("merge", operator(Request::Merge { stage: Some(a()) })),
         ("kill session", operator(Request::KillSession { session: session() })),
         ("stop --kill", operator(Request::Stop { kill: true })),
-        ("turn ended", agent(Request::TurnEnded { session: session() })),
+        ("turn ended", agent(Request::TurnEnded { session: session(), waits: false })),
         ("turn failed", agent(Request::TurnFailed { session: session(), why: GaveUp::Limit { until: None } })),
         ("login lost", agent(Request::TurnFailed { session: session(), why: GaveUp::NotLoggedIn })),
         ("idle", agent(Request::Activity { session: session(), activity: Activity::Idle })),

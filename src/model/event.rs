@@ -168,9 +168,12 @@ pub enum Request {
     Stop {
         kill: bool,
     },
-    /// The agent's turn ended (its stop hook): may it?
+    /// The agent's turn ended (its stop hook): may it? `waits`: a command in its background
+    /// will wake it again.
     TurnEnded {
         session: SessionId,
+        #[serde(default)]
+        waits: bool,
     },
     /// The agent's turn failed in the client (API error, lost login).
     TurnFailed {
