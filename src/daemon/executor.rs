@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::agent;
 use crate::base::layout::Layout;
 use crate::daemon::dispatcher::Message;
-use crate::git::{Followed, Git, GitError, Own};
+use crate::git::{Followed, Git, GitError, Own, Refs};
 use crate::host::control::{self, Waiting};
 use crate::kernel::World;
 use crate::model::effect::Effect;
@@ -34,6 +34,7 @@ pub(super) struct Context {
 
 pub(super) struct Executor {
     context: Arc<Context>,
+    refs: std::cell::RefCell<Option<Refs>>,
 }
 
 impl Executor {
@@ -46,7 +47,7 @@ impl Executor {
             waiting: Mutex::new(BTreeMap::new()),
             sender,
         };
-        Executor { context: Arc::new(context) }
+        Executor { context: Arc::new(context), refs: std::cell::RefCell::new(None) }
     }
 
     pub(super) fn set_config(&self, fingerprint: Option<&str>) {
@@ -57,11 +58,14 @@ impl Executor {
         }
     }
 
-    /// The plan branch as git has it now.
+    /// The plan branch as git has it now. Asked for every status: the repository stays open.
     pub(super) fn plan_tip(&self, world: &World) -> Option<String> {
         let run = world.run.as_ref()?;
-        let git = self.context.git().ok()?;
-        git.tip(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
+        let mut slot = self.refs.borrow_mut();
+        if slot.is_none() {
+            *slot = self.context.git().ok()?.open_refs().ok();
+        }
+        slot.as_ref()?.tip(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
     }
 
     /// Starts `effect`; its outcome arrives as a message that frees `key`.

@@ -134,6 +134,7 @@ pub(super) fn remove_stage(context: &Context, stage: &StageId, folders: &[String
     for folder in folders {
         rescued.extend(put_aside_worktree(context, &git, stage, folder, &[])?);
     }
+    git.prune_worktrees()?;
     let branch = stage_branch(stage);
     if let Some(tip) = git.tip(&format!("refs/heads/{branch}"))? {
         rescued.extend(git.rescue_commit(stage, &tip, &kept(&git)?)?);
@@ -163,14 +164,15 @@ pub(super) fn put_aside_worktree(
         // Not ours any more: whatever it is now, it stays.
         return Ok(None);
     }
-    // The quick way refuses to remove anything that is not committed.
-    if git.remove_clean_worktree(&dir).is_ok() {
-        return Ok(None);
+    let branch = git.tip(&format!("refs/heads/{}", stage_branch(stage)))?;
+    let kept: Vec<Oid> = kept.iter().cloned().chain(branch).collect();
+    let head = git.head_of(&dir)?;
+    // Commits on no branch would go with the folder.
+    let mut rescued = git.rescue_commit(stage, &head, &kept)?;
+    if !git.remove_clean_worktree(&dir)? {
+        rescued = git.rescue_worktree(stage, &dir, &[head])?.or(rescued);
+        git.remove_rescued_worktree(&dir)?;
     }
-    let mut kept = kept.to_vec();
-    kept.extend(git.status(&dir)?.head);
-    let rescued = git.rescue_worktree(stage, &dir, &kept)?;
-    git.remove_rescued_worktree(&dir)?;
     Ok(rescued)
 }
 
@@ -186,6 +188,7 @@ pub(super) fn clean_plan(
             rescued.extend(put_aside_worktree(context, &git, stage, folder, &[])?);
         }
     }
+    git.prune_worktrees()?;
     let ids: Vec<StageId> = stages.iter().map(|(stage, _)| stage.clone()).collect();
     git.retire_branches(plan, &ids)?;
     Ok(rescued)

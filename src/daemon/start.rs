@@ -124,6 +124,7 @@ fn put_aside_leftovers(context: &Context, git: &Git, start: &Start) -> Result<()
         return Ok(());
     }
     put_aside_worktree(context, git, &start.stage, &start.worktree, &[])?;
+    git.prune_worktrees()?;
     if git.checked_out_at(&branch)?.is_none() {
         git.rescue_commit(&start.stage, &tip, std::slice::from_ref(&start.base))?;
         git.delete_rescued_branch(&branch, &tip)?;

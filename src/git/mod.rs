@@ -22,6 +22,7 @@ pub use command::GitError;
 pub use fingerprint::fingerprint;
 pub use follow::Followed;
 pub use own::{Commit, Merged, Own};
+pub use refs::Refs;
 pub use rescue::Rescue;
 pub use worktree::WorktreeStatus;
 
@@ -69,6 +70,9 @@ pub struct Head {
 impl Git {
     /// Finds the project that `dir` is in: the main checkout, also from inside a linked worktree.
     pub fn find(dir: &Path) -> Result<Git, NoProject> {
+        if let Some(git) = Git::find_quickly(dir) {
+            return Ok(git);
+        }
         let repo = git2::Repository::discover(dir).map_err(|_| NoProject::NotARepository(dir.to_path_buf()))?;
         let common = repo.commondir().to_path_buf();
         let common = common.canonicalize().unwrap_or(common);
@@ -83,6 +87,16 @@ impl Git {
         };
         let project = project.canonicalize().unwrap_or(project);
         Ok(Git::at(project, common))
+    }
+
+    /// A project that Loom has worked in, found by its folders alone: commands that only
+    /// talk to the daemon need not open the repository.
+    fn find_quickly(dir: &Path) -> Option<Git> {
+        let dir = dir.canonicalize().ok()?;
+        let top = dir.ancestors().find(|dir| dir.join(".git").exists())?;
+        let common = top.join(".git");
+        let is_main = common.join("HEAD").is_file() && common.join("objects").is_dir();
+        (is_main && top.join(".work/journal.jsonl").is_file()).then(|| Git::at(top.to_path_buf(), common))
     }
 
     fn at(project: PathBuf, common: PathBuf) -> Git {

@@ -11,6 +11,22 @@ pub(super) fn oid(id: git2::Oid) -> Oid {
     Oid::new(id.to_string()).unwrap_or_else(|_| unreachable!("git2 prints object ids as lower-case hex"))
 }
 
+/// An open repository, to read refs from.
+pub struct Refs {
+    repo: git2::Repository,
+}
+
+impl Refs {
+    /// The commit a ref points to now; none when there is no such ref.
+    pub fn tip(&self, name: &str) -> Result<Option<Oid>, GitError> {
+        match self.repo.find_reference(name) {
+            Ok(reference) => Ok(Some(oid(reference.peel_to_commit()?.id()))),
+            Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 impl Git {
     pub(super) fn repo(&self) -> Result<git2::Repository, GitError> {
         Ok(git2::Repository::open(&self.common)?)
@@ -18,12 +34,12 @@ impl Git {
 
     /// The commit a ref points to; none when there is no such ref.
     pub fn tip(&self, name: &str) -> Result<Option<Oid>, GitError> {
-        let repo = self.repo()?;
-        match repo.find_reference(name) {
-            Ok(reference) => Ok(Some(oid(reference.peel_to_commit()?.id()))),
-            Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.open_refs()?.tip(name)
+    }
+
+    /// The refs, for whoever asks often.
+    pub fn open_refs(&self) -> Result<Refs, GitError> {
+        Ok(Refs { repo: self.repo()? })
     }
 
     /// Whether `old` is `new` or one of its ancestors. Unknown commits are nobody's ancestors.
@@ -37,6 +53,11 @@ impl Git {
             return Ok(false);
         }
         Ok(repo.graph_descendant_of(new, old)?)
+    }
+
+    /// The commit that is checked out in a worktree.
+    pub fn head_of(&self, dir: &std::path::Path) -> Result<Oid, GitError> {
+        Ok(oid(git2::Repository::open(dir)?.head()?.peel_to_commit()?.id()))
     }
 
     pub fn tree_of(&self, commit: &Oid) -> Result<Oid, GitError> {

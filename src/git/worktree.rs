@@ -19,6 +19,20 @@ pub struct WorktreeStatus {
 impl Git {
     /// Adds a worktree at `dir` on `branch`, which is created at `base` unless it exists.
     pub fn add_worktree(&self, dir: &Path, branch: &str, base: &Oid) -> Result<(), GitError> {
+        // Git looks at the other worktrees first, and gives up on one that is being made or
+        // removed at that moment ("failed to read .git/worktrees/…/commondir"). It has done
+        // nothing then but create the branch, so that trying again is safe.
+        const TRIES: usize = 20;
+        for _ in 1..TRIES {
+            match self.try_add_worktree(dir, branch, base) {
+                Err(GitError::Failed { stderr, .. }) if is_about_another_worktree(&stderr) => {}
+                result => return result,
+            }
+        }
+        self.try_add_worktree(dir, branch, base)
+    }
+
+    fn try_add_worktree(&self, dir: &Path, branch: &str, base: &Oid) -> Result<(), GitError> {
         let dir = dir.display().to_string();
         if self.tip(&format!("refs/heads/{branch}"))?.is_some() {
             self.run(&["worktree", "add", "-q", &dir, branch])?;
@@ -63,13 +77,34 @@ impl Git {
         Ok(())
     }
 
-    /// Removes a worktree that holds nothing which is not committed.
-    ///
-    /// # Errors
-    /// When it does hold something: then it is still there.
-    pub fn remove_clean_worktree(&self, dir: &Path) -> Result<(), GitError> {
-        let dir = dir.display().to_string();
-        self.run(&["worktree", "remove", &dir])?;
+    /// Removes the folder of a worktree that holds nothing which is not committed; ignored
+    /// files go with it. Git is told by [`Git::prune_worktrees`]. False: it does hold
+    /// something, or that cannot be said for sure in this process, and it is still there.
+    pub fn remove_clean_worktree(&self, dir: &Path) -> Result<bool, GitError> {
+        if !self.is_clean(dir).unwrap_or(false) {
+            return Ok(false);
+        }
+        fs_err::remove_dir_all(dir)?;
+        Ok(true)
+    }
+
+    /// Whether nothing in a worktree is changed or untracked. A filter that this process
+    /// does not know shows as a change.
+    fn is_clean(&self, dir: &Path) -> Result<bool, GitError> {
+        let repo = git2::Repository::open(dir)?;
+        if repo.state() != git2::RepositoryState::Clean {
+            return Ok(false);
+        }
+        let excludes = fs_err::read_to_string(&self.excludes)?;
+        repo.add_ignore_rule(&excludes)?;
+        let mut options = git2::StatusOptions::new();
+        options.include_untracked(true).include_ignored(false);
+        Ok(repo.statuses(Some(&mut options))?.is_empty())
+    }
+
+    /// Forgets the worktrees whose folders are gone.
+    pub fn prune_worktrees(&self) -> Result<(), GitError> {
+        self.run(&["worktree", "prune"])?;
         Ok(())
     }
 
@@ -79,7 +114,7 @@ impl Git {
             let dir = dir.display().to_string();
             self.run(&["worktree", "remove", "--force", "--force", &dir])?;
         } else {
-            self.run(&["worktree", "prune"])?;
+            self.prune_worktrees()?;
         }
         Ok(())
     }
@@ -97,6 +132,10 @@ impl Git {
         run(self.in_dir(dir, &["clean", "-fdq"]), None)?;
         Ok(())
     }
+}
+
+fn is_about_another_worktree(stderr: &str) -> bool {
+    stderr.contains("/worktrees/") && (stderr.contains("failed to read") || stderr.contains("could not open"))
 }
 
 fn parse_status(output: &[u8]) -> WorktreeStatus {

@@ -54,7 +54,9 @@ pub(crate) fn stage(id: &str) -> Stage {
 
 /// Shell that commits `text` as `<name>.txt`.
 pub(crate) fn commit(name: &str, text: &str) -> String {
-    format!("echo '{text}' > {name}.txt && git add {name}.txt && {{ git diff --cached --quiet || git commit -q -m 'Add {name}'; }}")
+    format!(
+        "echo '{text}' > {name}.txt && git add {name}.txt && {{ git diff --cached --quiet || git commit -q -m 'Add {name}'; }}"
+    )
 }
 
 impl Stage {
