@@ -271,8 +271,12 @@ impl Dispatcher {
                         self.troubles.push(format!("{effect}: {why}"));
                     }
                 }
-                let cause = cause_of(&event);
-                self.take(&event, cause);
+                // What should be going on is derived at the end of every turn, and only
+                // while this daemon carries the plan out.
+                if event != Event::Schedule {
+                    let cause = cause_of(&event);
+                    self.take(&event, cause);
+                }
             }
             Message::Status { reply } => {
                 let _ = reply.send(Box::new(self.status()));
