@@ -67,6 +67,7 @@ impl Opened {
     pub fn open(layout: &Layout, mode: Mode) -> Result<Opened, BootError> {
         scaffold(layout)?;
         let lock = take_lock(layout)?;
+        tidy_after_a_killed_daemon(layout);
         let read = ReadOnly::open(layout)?;
         let mut notices = Vec::new();
         if read.tail.torn_bytes > 0 {
@@ -183,6 +184,16 @@ fn take_lock(layout: &Layout) -> Result<Lock, BootError> {
     let _ = file.set_len(0);
     let _ = writeln!(file, "{}", std::process::id());
     Ok(lock)
+}
+
+/// A daemon that ended by itself has removed its record; the caller holds its lock.
+fn tidy_after_a_killed_daemon(layout: &Layout) {
+    let record = fs_err::read(layout.daemon_record()).ok();
+    let Some(record) = record.and_then(|bytes| serde_json::from_slice::<DaemonRecord>(&bytes).ok()) else { return };
+    crate::git::wait_for_commands_of(record.pid, crate::model::limits::GIT_ORPHANS_WAIT);
+    if let Some(git) = git_of(layout) {
+        git.clear_own_ref_locks();
+    }
 }
 
 fn watch_signals(sender: Sender<Message>) -> std::io::Result<()> {

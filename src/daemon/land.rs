@@ -136,6 +136,7 @@ pub(super) fn remove_stage(context: &Context, stage: &StageId, folders: &[String
     }
     git.prune_worktrees()?;
     let branch = stage_branch(stage);
+    git.clear_stage_locks(&context.layout.worktree(stage.as_str()), &branch);
     if let Some(tip) = git.tip(&format!("refs/heads/{branch}"))? {
         rescued.extend(git.rescue_commit(stage, &tip, &kept(&git)?)?);
         git.delete_rescued_branch(&branch, &tip)?;

@@ -100,6 +100,7 @@ fn prepare_worktree(context: &Context, git: &Git, start: &Start) -> Result<(), T
     write_ignore(&layout.worktrees())?;
     let branch = stage_branch(&start.stage);
     let dir = layout.worktree(&start.worktree);
+    git.clear_stage_locks(&dir, &branch);
     if start.attempt == 1 && start.worktree == start.stage.as_str() {
         put_aside_leftovers(context, git, start)?;
     }

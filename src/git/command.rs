@@ -54,6 +54,7 @@ pub(super) fn plain(args: &[&str]) -> Command {
         }
     }
     command.env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0").env("GIT_NO_REPLACE_OBJECTS", "1");
+    command.env(super::orphans::STARTED_BY, std::process::id().to_string());
     command.args(QUIET).args(DURABLE).args(args);
     command
 }

@@ -11,6 +11,7 @@
 mod command;
 mod fingerprint;
 mod follow;
+mod orphans;
 mod own;
 mod refs;
 mod rescue;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 pub use command::GitError;
 pub use fingerprint::fingerprint;
 pub use follow::Followed;
+pub use orphans::wait_for_commands_of;
 pub use own::{Commit, Merged, Own};
 pub use refs::Refs;
 pub use rescue::Rescue;

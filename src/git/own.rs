@@ -50,21 +50,35 @@ impl Own {
         };
         fs_err::create_dir_all(&own.proof)?;
         let format = if git.common.join("config").exists() && is_sha256(git) { "sha256" } else { "sha1" };
-        for (dir, bare) in [(&own.git_dir, true), (&own.proof.join(".git"), false)] {
-            if dir.join("HEAD").exists() {
-                continue;
+        for (dir, is_bare) in [(own.git_dir.clone(), true), (own.proof.join(".git"), false)] {
+            if !dir.join("HEAD").exists() {
+                own.init(&dir, is_bare, format)?;
             }
-            let target = if bare { dir.clone() } else { own.proof.clone() };
-            let mut command = plain(&["init", "-q", "--template=", &format!("--object-format={format}")]);
-            if bare {
-                command.arg("--bare");
-            }
-            command.arg(&target);
-            run(command, None)?;
-            fs_err::create_dir_all(dir.join("objects/info"))?;
-            fs_err::write(dir.join("objects/info/alternates"), format!("{}\n", own.objects.display()))?;
         }
+        // Nobody else uses this index: its lock is that of a git that was killed.
+        super::orphans::clear(&cache.join("proof.index.lock"));
         Ok(own)
+    }
+
+    /// Makes a repository at `dir`, whole or not at all.
+    fn init(&self, dir: &Path, is_bare: bool, format: &str) -> Result<(), GitError> {
+        let parent = dir.parent().unwrap_or(dir);
+        let temp = tempfile::Builder::new().prefix(".init-").tempdir_in(parent)?;
+        let mut command = plain(&["init", "-q", "--template=", &format!("--object-format={format}")]);
+        if is_bare {
+            command.arg("--bare");
+        }
+        command.arg(temp.path());
+        run(command, None)?;
+        let made = if is_bare { temp.path().to_path_buf() } else { temp.path().join(".git") };
+        fs_err::create_dir_all(made.join("objects/info"))?;
+        fs_err::write(made.join("objects/info/alternates"), format!("{}\n", self.objects.display()))?;
+        // What an init that was cut off has left here is nobody's.
+        if dir.exists() {
+            fs_err::remove_dir_all(dir)?;
+        }
+        fs_err::rename(made, dir)?;
+        Ok(())
     }
 
     fn command(&self, args: &[&str]) -> Command {

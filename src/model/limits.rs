@@ -39,6 +39,8 @@ pub const START_BARRIER: Duration = Duration::from_secs(10);
 pub const END_GRACE: Duration = Duration::from_secs(5);
 /// Between the two for descendants that outlived their session.
 pub const LEFTOVER_GRACE: Duration = Duration::from_secs(1);
+/// How long git commands of a killed daemon may take to finish before its successor goes on.
+pub const GIT_ORPHANS_WAIT: Duration = Duration::from_secs(10);
 /// A killed process that is still there after this long hangs in the kernel: the end is recorded without it.
 pub const KILL_GRACE: Duration = Duration::from_secs(10);
 /// What forked while it was killed is killed again this often.
