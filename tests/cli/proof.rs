@@ -284,3 +284,30 @@ fn rescued_work_of_every_kind_is_complete() {
     assert!(env.git(&["show", "refs/loom/rescue/a/1:README.md"]).ends_with("changed"));
     assert_eq!(env.read("a.txt"), "a\n");
 }
+
+#[test]
+fn locks_of_a_git_that_was_killed_do_not_stop_the_next_attempt() {
+    let mess = "touch $(git rev-parse --git-dir)/index.lock $(git rev-parse --git-dir)/HEAD.lock $(git rev-parse --git-common-dir)/refs/heads/loom/a.lock; kill -9 $$";
+    let env = Env::new();
+    env.load(&plan(&[stage("a").run(format!("if [ $LOOM_ATTEMPT = 1 ]; then echo x > x.txt; {mess}; fi; {}", commit("a", "a")))]));
+    env.finish();
+    assert_eq!(env.stage("a")["attempt"], 2);
+}
+
+#[test]
+fn locks_that_a_killed_daemon_left_in_its_own_places_are_removed() {
+    let env = Env::new();
+    env.fifo("go");
+    env.load(&plan(&[stage("a"), stage("b").after(&["a"]).first("echo x >> @OUT@/runs; read go < @OUT@/go")]));
+    env.loom(&["run"]).ok();
+    env.until_said("runs", "x");
+    env.pids(" keeper").into_iter().for_each(kill);
+    kill(env.daemon_pid());
+    env.until("the daemon is gone", || !env.is_locked());
+    env.write(".git/refs/heads/loom/_plan/plan.lock", "");
+    let cache = fs::read_dir(env.path().join("cache/loom")).unwrap().flatten().next().unwrap().path();
+    fs::write(cache.join("proof.index.lock"), "").unwrap();
+    fs::remove_file(cache.join("repo.git/HEAD")).unwrap();
+    env.go("go");
+    env.finish();
+}
