@@ -119,6 +119,8 @@ pub struct Dispatcher {
     requests: u64,
     subscribers: Vec<Arc<Latest>>,
     started: Instant,
+    /// What should be going on was last derived for this time.
+    scheduled_at: jiff::Timestamp,
     is_stopping: bool,
     batch: Batch,
 }
@@ -149,6 +151,7 @@ impl Dispatcher {
             requests: 0,
             subscribers: Vec::new(),
             started: Instant::now(),
+            scheduled_at: clock::now(),
             is_stopping: false,
             batch: Batch::default(),
         };
@@ -245,11 +248,14 @@ impl Dispatcher {
     }
 
     fn wait_until(&self, tick: Instant) -> Duration {
-        let now = clock::now();
-        let deadline = kernel::next_deadline(&self.world, now)
-            .and_then(|at| Duration::try_from(at.duration_since(now)).ok())
-            .map(|pause| pause + Duration::from_millis(1));
         let tick = tick.saturating_duration_since(Instant::now());
+        if self.is_stopping {
+            return tick;
+        }
+        // A pause that ended since then is over, not gone: it wakes at once.
+        let deadline = kernel::next_deadline(&self.world, self.scheduled_at)
+            .map(|at| Duration::try_from(at.duration_since(clock::now())).unwrap_or_default())
+            .map(|pause| pause + Duration::from_millis(1));
         deadline.map_or(tick, |deadline| deadline.min(tick))
     }
 
@@ -388,6 +394,7 @@ impl Dispatcher {
     fn schedule(&mut self) {
         // Each round can make the next possible: promoted, then started. More rounds than
         // that would be a mistake in the rules, not work.
+        self.scheduled_at = clock::now();
         for _ in 0..4 {
             let now = clock::now();
             match kernel::step(&self.world, &Event::Schedule, now) {
