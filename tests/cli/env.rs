@@ -54,6 +54,7 @@ pub(crate) fn stage(id: &str) -> Stage {
 
 /// Shell that commits `text` as `<name>.txt`.
 pub(crate) fn commit(name: &str, text: &str) -> String {
+    // Also right where an attempt that was cut off had committed it.
     format!(
         "echo '{text}' > {name}.txt && git add {name}.txt && {{ git diff --cached --quiet || git commit -q -m 'Add {name}'; }}"
     )

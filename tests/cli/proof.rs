@@ -289,7 +289,9 @@ fn rescued_work_of_every_kind_is_complete() {
 fn locks_of_a_git_that_was_killed_do_not_stop_the_next_attempt() {
     let mess = "touch $(git rev-parse --git-dir)/index.lock $(git rev-parse --git-dir)/HEAD.lock $(git rev-parse --git-common-dir)/refs/heads/loom/a.lock; kill -9 $$";
     let env = Env::new();
-    env.load(&plan(&[stage("a").run(format!("if [ $LOOM_ATTEMPT = 1 ]; then echo x > x.txt; {mess}; fi; {}", commit("a", "a")))]));
+    env.load(&plan(&[
+        stage("a").run(format!("if [ $LOOM_ATTEMPT = 1 ]; then echo x > x.txt; {mess}; fi; {}", commit("a", "a")))
+    ]));
     env.finish();
     assert_eq!(env.stage("a")["attempt"], 2);
 }
