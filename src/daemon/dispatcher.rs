@@ -509,6 +509,7 @@ fn key(effect: &Effect) -> Option<String> {
         Effect::LookAtRefs { .. } => Some("look-at-refs".to_owned()),
         Effect::RestorePlanBranch { .. } => Some("restore-plan-branch".to_owned()),
         Effect::RemoveStage { stage, .. } => Some(format!("remove {stage}")),
+        Effect::TidyWorktrees { .. } => Some("tidy-worktrees".to_owned()),
         Effect::CleanPlan { .. } => Some("clean-plan".to_owned()),
         Effect::OpenBarrier { .. } | Effect::Reply { .. } | Effect::Shutdown => None,
     }
@@ -562,6 +563,7 @@ fn cause_of(event: &Event) -> &'static str {
         Event::BaseFollowed { .. } => "base followed",
         Event::BaseStayed { .. } => "base stayed",
         Event::StageRemoved { .. } => "stage removed",
+        Event::WorktreesTidied { .. } => "worktrees tidied",
         Event::PlanCleaned { .. } => "plan cleaned",
         Event::EffectDone => "effect done",
         Event::EffectFailed { .. } => "effect failed",

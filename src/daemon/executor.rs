@@ -153,6 +153,12 @@ impl Context {
                 Ok(rescued) => Event::StageRemoved { stage, rescued },
                 Err(error) => failed("remove a stage", &error),
             },
+            Effect::TidyWorktrees { stages } => match super::land::tidy_worktrees(self, &stages) {
+                Ok(rescued) => {
+                    Event::WorktreesTidied { stages: stages.into_iter().map(|(stage, _)| stage).collect(), rescued }
+                }
+                Err(error) => failed("remove landed worktrees", &error),
+            },
             Effect::CleanPlan { plan, stages } => match super::land::clean_plan(self, &plan, &stages) {
                 Ok(rescued) => Event::PlanCleaned { rescued },
                 Err(error) => failed("clean up after the plan", &error),

@@ -177,11 +177,8 @@ pub(super) fn put_aside_worktree(
     Ok(rescued)
 }
 
-pub(super) fn clean_plan(
-    context: &Context,
-    plan: &PlanId,
-    stages: &[(StageId, Vec<String>)],
-) -> Result<Vec<String>, GitError> {
+/// Rescues and removes every worktree of these stages.
+pub(super) fn tidy_worktrees(context: &Context, stages: &[(StageId, Vec<String>)]) -> Result<Vec<String>, GitError> {
     let git = context.git()?;
     let mut rescued = Vec::new();
     for (stage, folders) in stages {
@@ -190,6 +187,16 @@ pub(super) fn clean_plan(
         }
     }
     git.prune_worktrees()?;
+    Ok(rescued)
+}
+
+pub(super) fn clean_plan(
+    context: &Context,
+    plan: &PlanId,
+    stages: &[(StageId, Vec<String>)],
+) -> Result<Vec<String>, GitError> {
+    let git = context.git()?;
+    let rescued = tidy_worktrees(context, stages)?;
     let ids: Vec<StageId> = stages.iter().map(|(stage, _)| stage.clone()).collect();
     git.retire_branches(plan, &ids)?;
     Ok(rescued)

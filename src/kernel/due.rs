@@ -9,7 +9,7 @@ use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::effect::{Effect, Prove, Start};
 use crate::model::event::Entry;
 use crate::model::ids::{Oid, StageId};
-use crate::model::limits::{LANDED_GRACE, SESSION_TIMEOUT};
+use crate::model::limits::{LANDED_GRACE, SESSION_TIMEOUT, TIDY_AT};
 use crate::model::session::{EndReason, Session, SessionState};
 use crate::model::stage::{Phase, StageState};
 
@@ -32,6 +32,7 @@ pub fn due(world: &World) -> Vec<Effect> {
             effects.push(Effect::RemoveStage { stage: id.clone(), worktrees: worktrees(run, id, stage) });
         }
     }
+    effects.extend(tidy(run));
     if let Some((from, to)) = &run.following {
         let branch = run.ground.base_branch.clone();
         effects.push(Effect::FollowBase { plan_branch: run.plan.branch(), branch, from: from.clone(), to: to.clone() });
@@ -40,6 +41,19 @@ pub fn due(world: &World) -> Vec<Effect> {
         effects.push(Effect::CleanPlan { plan: run.plan.id.clone(), stages });
     }
     effects
+}
+
+/// Landed worktrees, as soon as there are enough of them. At the plan's end they all go.
+fn tidy(run: &Run) -> Option<Effect> {
+    let landed = |stage: &Stage| matches!(stage.state, StageState::Merged { .. }) && !stage.is_tidied;
+    let is_live = |id: &StageId| run.live_sessions().any(|session| session.stage == *id);
+    let stages: Vec<_> = run
+        .stages
+        .iter()
+        .filter(|(id, stage)| run.end == PlanEnd::Open && landed(stage) && !is_live(id))
+        .map(|(id, stage)| (id.clone(), worktrees(run, id, stage)))
+        .collect();
+    (stages.len() >= TIDY_AT).then_some(Effect::TidyWorktrees { stages })
 }
 
 /// Every folder that a session of the stage worked in.

@@ -70,6 +70,9 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
         Event::StageRemoved { stage, rescued } => {
             draft.fact(Fact::StageRemoved { stage: stage.clone(), rescued: rescued.clone() });
         }
+        Event::WorktreesTidied { stages, rescued } => {
+            draft.fact(Fact::WorktreesTidied { stages: stages.clone(), rescued: rescued.clone() });
+        }
         Event::PlanCleaned { rescued } => {
             if !rescued.is_empty() {
                 draft.fact(Fact::Rescued { refs: rescued.clone() });

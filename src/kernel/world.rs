@@ -111,6 +111,8 @@ pub struct Stage {
     pub checks: Vec<CheckResult>,
     /// A commit that a person approved; it stays approved as long as it is the one.
     pub approved: Option<Oid>,
+    /// Its worktrees are gone: it has landed.
+    pub is_tidied: bool,
     /// A reset removes its worktrees and branch before it may start again.
     pub removing: bool,
     /// The next session continues this conversation.
@@ -134,6 +136,7 @@ impl Stage {
             proven: None,
             checks: Vec::new(),
             approved: None,
+            is_tidied: false,
             removing: false,
             resume: None,
             started_at: None,
@@ -277,7 +280,9 @@ impl World {
                 *self.fences.entry(session.stage()).or_insert(0) += 1;
             }
             Fact::DaemonStarted { options } => self.options.clone_from(options),
-            Fact::Rescued { refs } => self.rescued.extend(refs.iter().cloned()),
+            Fact::Rescued { refs } | Fact::WorktreesTidied { rescued: refs, .. } => {
+                self.rescued.extend(refs.iter().cloned())
+            }
             Fact::GateOpened { .. } => self.gates_opened += 1,
             Fact::Stopped { .. } => {}
             _ => {}
@@ -337,6 +342,13 @@ impl Run {
             }
             Fact::BaseStayed { why } => {
                 (self.following, self.base_stays) = (None, Some(why.clone()));
+            }
+            Fact::WorktreesTidied { stages, .. } => {
+                for id in stages {
+                    if let Some(stage) = self.stages.get_mut(id) {
+                        stage.is_tidied = true;
+                    }
+                }
             }
             Fact::StageRemoved { stage, .. } => {
                 if let Some(stage) = self.stages.get_mut(stage) {

@@ -34,6 +34,8 @@ pub enum Effect {
     RestorePlanBranch { branch: String, actual: Option<Oid>, expected: Oid },
     /// Rescue and remove a stage's worktrees and branch.
     RemoveStage { stage: StageId, worktrees: Vec<String> },
+    /// Rescue and remove the worktrees of landed stages.
+    TidyWorktrees { stages: Vec<(StageId, Vec<String>)> },
     /// The plan is over: rescue and remove worktrees, keep branches under `refs/loom/done/`.
     CleanPlan { plan: super::ids::PlanId, stages: Vec<(StageId, Vec<String>)> },
     /// Answer a request.

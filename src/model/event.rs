@@ -85,6 +85,10 @@ pub enum Event {
         stage: StageId,
         rescued: Vec<String>,
     },
+    WorktreesTidied {
+        stages: Vec<StageId>,
+        rescued: Vec<String>,
+    },
     PlanCleaned {
         rescued: Vec<String>,
     },

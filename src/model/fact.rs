@@ -23,6 +23,11 @@ pub enum Fact {
         source: PlanSource,
         ground: Ground,
     },
+    /// The worktrees of these landed stages are gone; their branches stay until the plan's end.
+    WorktreesTidied {
+        stages: Vec<StageId>,
+        rescued: Vec<String>,
+    },
     /// The open plan was given up; this is what it leaves behind.
     PlanReplaced {
         leftovers: Vec<(StageId, Vec<String>)>,

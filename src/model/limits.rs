@@ -94,5 +94,8 @@ pub const COMPLETE_WAIT: Duration = Duration::from_secs(85);
 pub const SPOOL_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Rows of scrollback kept by a host: what a screen that grows gets back. A cell takes 32 bytes.
 pub const SCROLLBACK_ROWS: usize = 200;
+/// Worktrees of landed stages are removed this many at a time: git looks at every
+/// worktree when it adds one, and removing them costs one process a time.
+pub const TIDY_AT: usize = 4;
 /// Largest rescue, in bytes, before a person is asked.
 pub const RESCUE_BYTES_MAX: u64 = 2 << 30;
