@@ -91,10 +91,10 @@ impl Client {
     pub fn request(&mut self, request: Request) -> Result<Answer, ClientError> {
         let id = self.send(Call::Request { request })?;
         loop {
-            if let ServerLine::Answer { id: other, answer } = self.receive()?
-                && other == id
-            {
-                return Ok(answer);
+            match self.receive()? {
+                ServerLine::Answer { id: other, answer } if other == id => return Ok(answer),
+                ServerLine::NotTaken { id: other } if other == id => return Err(ClientError::NoDaemon),
+                _ => {}
             }
         }
     }
@@ -183,14 +183,12 @@ pub fn require_operator(verb: &str) -> Result<(), ClientError> {
 /// Gets an answer to `request` by the way that works: the daemon, the spool of a session,
 /// or this process itself.
 pub fn request(layout: &Layout, request: Request) -> Result<Answer, ClientError> {
-    let answer = match Client::connect(layout) {
-        Ok(mut client) => match client.request(request.clone()) {
-            // The next daemon answers; asking again does no harm to what was done already.
-            Err(ClientError::Gone | ClientError::Frame(_)) if is_inside_session() => spool::request(request)?,
-            answer => answer?,
-        },
+    let asked = Client::connect(layout).and_then(|mut client| client.request(request.clone()));
+    let answer = match asked {
+        Ok(answer) => answer,
+        // The next daemon answers; asking again does no harm to what was done already.
         Err(_) if is_inside_session() => spool::request(request)?,
-        Err(ClientError::NoDaemon) => {
+        Err(error) if was_not_taken(layout, &error) => {
             require_operator("change the state of this project")?;
             Opened::open(layout, Mode::OneRequest)?.request(request)?
         }
@@ -199,6 +197,16 @@ pub fn request(layout: &Layout, request: Request) -> Result<Answer, ClientError>
     match answer {
         Answer::Refused { refusal } => Err(ClientError::Request(Box::new(refusal))),
         answer => Ok(answer),
+    }
+}
+
+/// Whether nothing of the request was done. A daemon that ended by itself has removed its
+/// record, after it had answered everything that it took.
+fn was_not_taken(layout: &Layout, error: &ClientError) -> bool {
+    match error {
+        ClientError::NoDaemon => true,
+        ClientError::Gone => !layout.daemon_record().exists(),
+        _ => false,
     }
 }
 

@@ -131,6 +131,9 @@ impl Opened {
         ready();
         let Opened { mut dispatcher, sender, lock, .. } = self;
         let result = dispatcher.run(events, &lock);
+        if result.is_ok() {
+            unanswered.take_no_more();
+        }
         // Another daemon may be at work where the state folder was replaced.
         let is_home = lock.is_at(&layout.writer_lock());
         if is_home {

@@ -5,7 +5,7 @@ use std::io::{self, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
 pub(super) struct Unanswered {
     count: Mutex<usize>,
     changed: Condvar,
+    /// The daemon has come to an orderly end: a request without an answer was not taken.
+    takes_no_more: AtomicBool,
 }
 
 impl Unanswered {
@@ -58,6 +60,17 @@ impl Unanswered {
             *count = change(*count);
         }
         self.changed.notify_all();
+    }
+    /// From now on a request that gets no answer was not taken.
+    pub(super) fn take_no_more(&self) {
+        self.takes_no_more.store(true, Ordering::SeqCst);
+    }
+    /// What a client hears whose request got no answer.
+    fn not_taken(&self, id: u64, writer: &mut UnixStream) -> Result<Next, FrameError> {
+        if self.takes_no_more.load(Ordering::SeqCst) {
+            frame::write(writer, &ServerLine::NotTaken { id })?;
+        }
+        Ok(Next::DaemonGone)
     }
     /// Waits until there is none, for a client that reads; a slow one is not waited for.
     pub(super) fn settle(&self) {
@@ -129,7 +142,7 @@ fn talk(stream: UnixStream, sender: &Sender<Message>, unanswered: &Unanswered) -
     let mut proof = None;
     while let Some(line) = frame::read::<ClientLine>(&mut reader)? {
         unanswered.change(|count| count + 1);
-        let next = answer(line, pid, &mut proof, sender, &mut writer);
+        let next = answer(line, pid, &mut proof, (sender, unanswered), &mut writer);
         unanswered.change(|count| count - 1);
         match next? {
             Next::Goes => {}
@@ -150,7 +163,7 @@ fn answer(
     line: ClientLine,
     pid: u32,
     proof: &mut Option<Proof>,
-    sender: &Sender<Message>,
+    (sender, unanswered): (&Sender<Message>, &Unanswered),
     writer: &mut UnixStream,
 ) -> Result<Next, FrameError> {
     let id = line.id;
@@ -165,9 +178,9 @@ fn answer(
             };
             let (reply, answers) = std::sync::mpsc::channel();
             if sender.send(Message::Request { who, request, reply }).is_err() {
-                return Ok(Next::DaemonGone);
+                return unanswered.not_taken(id, writer);
             }
-            let Ok(answer) = answers.recv() else { return Ok(Next::DaemonGone) };
+            let Ok(answer) = answers.recv() else { return unanswered.not_taken(id, writer) };
             frame::write(writer, &ServerLine::Answer { id, answer })?;
         }
         Call::Status => {

@@ -144,6 +144,7 @@ fn forward(spool: &Spool, path: &Path) -> Forwarded {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Forwarded::Answered,
         Err(error) => refused(0, &error.to_string()),
         Ok(request) => match ask(spool, request) {
+            Ok(reply) if is_not_taken(&reply) => return Forwarded::Unanswered,
             Ok(reply) => reply,
             Err(_) => return Forwarded::Unanswered,
         },
@@ -155,6 +156,11 @@ fn forward(spool: &Spool, path: &Path) -> Forwarded {
         return Forwarded::Unanswered;
     }
     Forwarded::Answered
+}
+
+/// Whether the daemon came to its end before it took the request: the next one may.
+fn is_not_taken(reply: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(reply).is_ok_and(|reply| reply["line"] == "not-taken")
 }
 
 /// Reads a request. The agent owns the outbox: links and pipes in it are not followed.

@@ -67,6 +67,10 @@ pub enum ServerLine {
         id: u64,
         status: Box<status::Status>,
     },
+    /// The daemon came to its end before it took the request: nothing of it was done.
+    NotTaken {
+        id: u64,
+    },
     /// The client read too slowly: what follows is a fresh status.
     Resync,
 }
