@@ -108,6 +108,10 @@ fn run_one(check: &Check, dir: &Path, place: &Place) -> std::io::Result<CheckRes
     let lifeline = control::spawn(dir, &spec)?.release()?;
     let record = control::wait_end(dir)?;
     drop(lifeline);
+    if record.exit == Exit::Lost {
+        // Somebody killed its host: that says nothing about the work.
+        return Err(std::io::Error::other("its host was killed"));
+    }
     let folder = HostFolder::new(dir);
     let stdout = read_output(&folder.log())?;
     let stderr = read_output(&folder.error_log())?;

@@ -9,7 +9,8 @@ pub fn first_line(text: &str) -> &str {
 /// A shell command as a person recognises it: the start of its first line.
 pub fn short_command(text: &str) -> String {
     const SHOWN: usize = 60;
-    let line = first_line(text);
+    let says_nothing = |line: &&str| line.is_empty() || line.starts_with('#') || line.starts_with("set -");
+    let line = text.lines().map(str::trim).find(|line| !says_nothing(line)).unwrap_or_default();
     let start: String = line.chars().take(SHOWN).collect();
     if start.len() < text.trim().len() { format!("{} …", start.trim_end()) } else { start }
 }

@@ -1,7 +1,7 @@
 //! Bad input: each message says what is wrong and what to type next.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 
 use crate::env::{Env, markdown, plan, stage};
 
@@ -281,67 +281,59 @@ fn a_second_plan_is_refused_while_one_is_open() {
     assert_eq!(env.state(), "z merged");
 }
 
-/// Whether this user may mount and is held by permissions, or neither.
-fn is_root() -> bool {
-    rustix::process::getuid().is_root()
+/// Runs a script as root of namespaces of its own, where it may mount what it likes and is
+/// nobody's child: from inside, processes outside could not be looked at.
+fn in_namespace(env: &Env, script: &str) -> String {
+    let out = env.out_of(env.command("unshare").args(["-rmpf", "--mount-proc", "sh", "-c", script]));
+    assert!(!out.stderr.contains("unshare"), "these tests need user namespaces, or root: {out}");
+    out.stderr
 }
 
 #[test]
 fn a_full_disk_at_init_changes_nothing() {
-    if !is_root() {
-        return;
-    }
     let mut env = Env::new();
     env.add_plan(&plan(&[stage("a")]));
     let small = env.path().join("small");
     fs::create_dir(&small).unwrap();
-    let target = small.display().to_string();
-    let mount = env.out_of(env.command("mount").args(["-t", "tmpfs", "-o", "size=64k", "none", &target]));
-    if mount.code != 0 {
-        return;
-    }
-    let fill = env.command("sh").arg("-c").arg(format!("cat /dev/zero > {target}/fill")).output();
-    env.set("LOOM_WORK_DIR", &format!("{target}/work"));
-    let said = env.says(&["init", "doc/plans/plan.md"]);
-    let _ = fs::remove_file(small.join("fill"));
-    let again = env.loom(&["init", "doc/plans/plan.md"]);
-    let unmounted = env.out_of(env.command("umount").args(["-l", &target]));
-    assert!(fill.is_ok() && unmounted.code == 0);
-    let (said, _) = said.split_once(" at path").unwrap();
-    insta::assert_snapshot!(said, @r"
-    Error: <tmp>/small/work cannot be written: No space left on device (os error 28)
-    ");
-    again.ok();
+    env.set("LOOM_WORK_DIR", &format!("{}/work", small.display()));
+    let said = in_namespace(
+        &env,
+        &format!(
+            "set -e; mount -t tmpfs -o size=64k none {0}; cat /dev/zero > {0}/fill || true
+             {1} init doc/plans/plan.md && exit 1; echo refused >&2
+             rm {0}/fill; {1} init doc/plans/plan.md; echo loaded >&2",
+            small.display(),
+            env!("CARGO_BIN_EXE_loom")
+        ),
+    );
+    let (refused, loaded) = said.split_once("refused\n").unwrap();
+    assert!(refused.contains("No space left on device"), "{said}");
+    assert!(refused.contains("/small/work cannot be written"), "{said}");
+    assert!(loaded.ends_with("loaded\n"), "{said}");
 }
 
 #[test]
 fn a_read_only_folder_at_init_changes_nothing() {
     let mut env = Env::new();
     env.add_plan(&plan(&[stage("a")]));
-    if is_root() {
-        // Root is not held by permissions: a mount is.
-        let fixed = env.path().join("fixed");
-        fs::create_dir(&fixed).unwrap();
-        let target = fixed.display().to_string();
-        let mount = env.out_of(env.command("mount").args(["-t", "tmpfs", "-o", "ro", "none", &target]));
-        if mount.code != 0 {
-            return;
-        }
-        env.set("LOOM_WORK_DIR", &format!("{target}/work"));
-        let said = env.says(&["init", "doc/plans/plan.md"]);
-        let unmounted = env.out_of(env.command("umount").args(["-l", &target]));
-        assert_eq!(unmounted.code, 0, "{unmounted}");
-        insta::assert_snapshot!(said, @r"
-        Error: <tmp>/fixed/work cannot be written: failed to create directory `<tmp>/fixed/work`: Read-only file system (os error 30)
-        Hint: make the project's folder writable, or set LOOM_WORK_DIR to a folder that is
-        ------- exit 1 -------
-        ");
-    } else {
-        fs::set_permissions(&env.repo, fs::Permissions::from_mode(0o555)).unwrap();
-        let out = env.loom(&["init", "doc/plans/plan.md"]);
-        fs::set_permissions(&env.repo, fs::Permissions::from_mode(0o755)).unwrap();
-        out.ends(1).has("make the project's folder writable");
-    }
+    // Root is not held by permissions: a mount is.
+    let fixed = env.path().join("fixed");
+    fs::create_dir(&fixed).unwrap();
+    env.set("LOOM_WORK_DIR", &format!("{}/work", fixed.display()));
+    let said = in_namespace(
+        &env,
+        &format!(
+            "mount -t tmpfs -o ro none {}; {} init doc/plans/plan.md; echo exit $? >&2",
+            fixed.display(),
+            env!("CARGO_BIN_EXE_loom")
+        ),
+    );
+    assert!(said.contains("Read-only file system"), "{said}");
+    assert!(
+        said.contains("Hint: make the project's folder writable, or set LOOM_WORK_DIR to a folder that is"),
+        "{said}"
+    );
+    assert!(said.ends_with("exit 1\n"), "{said}");
 }
 
 const CLAUDE: &str = "    - id: a\n      name: A\n      description: Do it\n      acceptance: [\"test -e x\"]\n";
@@ -364,7 +356,7 @@ fn a_missing_claude_is_one_failure_with_one_message() {
     env.load(&one(CLAUDE));
     insta::assert_snapshot!(env.says(&["run"]), @r"
     Error: the plan's agents cannot start
-    Caused by: `claude` is not in PATH: install Claude Code (`npm install -g @anthropic-ai/claude-code`), then `loom stage retry`
+    Caused by: `claude` is not in PATH: install Claude Code (`npm install -g @anthropic-ai/claude-code`), then `loom run`
     Hint: loom run
     ------- exit 1 -------
     ");
@@ -380,14 +372,14 @@ fn a_claude_that_is_not_set_up_or_not_logged_in_is_one_failure_with_one_message(
     env.load(&one(CLAUDE));
     insta::assert_snapshot!(env.says(&["run"]), @r"
     Error: the plan's agents cannot start
-    Caused by: Claude Code has not been set up for this user: run `claude` once and answer its questions, then `loom stage retry`
+    Caused by: Claude Code has not been set up for this user: run `claude` once and answer its questions, then `loom run`
     Hint: loom run
     ------- exit 1 -------
     ");
     fs::write(env.path().join("home/.claude.json"), "{\"hasCompletedOnboarding\": true}").unwrap();
     insta::assert_snapshot!(env.says(&["run"]), @r"
     Error: the plan's agents cannot start
-    Caused by: Claude Code is not logged in: run `claude`, then `/login` in it (or set ANTHROPIC_API_KEY before `loom run`), then `loom stage retry`
+    Caused by: Claude Code is not logged in: run `claude`, then `/login` in it (or set ANTHROPIC_API_KEY before `loom run`), then `loom run`
     Hint: loom run
     ------- exit 1 -------
     ");

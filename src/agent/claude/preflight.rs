@@ -16,20 +16,20 @@ use crate::model::stage::BlockCode;
 pub fn check(environment: &Environment, mode: AgentMode, project: &Path) -> Result<(), Unfit> {
     if environment.find_program(PROGRAM).is_none() {
         let text = "`claude` is not in PATH: install Claude Code \
-                    (`npm install -g @anthropic-ai/claude-code`), then `loom stage retry`";
+                    (`npm install -g @anthropic-ai/claude-code`), then `loom run`";
         return Err(Unfit { code: BlockCode::AgentMissing, text: text.to_owned() });
     }
     let config = global_config(environment);
     if mode == AgentMode::Interactive && config["hasCompletedOnboarding"] != true {
         let text = "Claude Code has not been set up for this user: run `claude` once and answer its \
-                    questions, then `loom stage retry`";
+                    questions, then `loom run`";
         return Err(Unfit { code: BlockCode::NotOnboarded, text: text.to_owned() });
     }
     let asks = mode == AgentMode::Interactive && !has_answered_imports(&config, project);
     if asks && let Some(import) = external_import(environment, project) {
         let text = format!(
             "Claude Code will ask whether CLAUDE.md may take in `{}`: run `claude` once in `{}` and answer it, \
-             then `loom stage retry`",
+             then `loom run`",
             import.display(),
             project.display()
         );
@@ -37,7 +37,7 @@ pub fn check(environment: &Environment, mode: AgentMode, project: &Path) -> Resu
     }
     if !has_credentials(environment, &config) {
         let text = "Claude Code is not logged in: run `claude`, then `/login` in it (or set \
-                    ANTHROPIC_API_KEY before `loom run`), then `loom stage retry`";
+                    ANTHROPIC_API_KEY before `loom run`), then `loom run`";
         return Err(Unfit { code: BlockCode::NotLoggedIn, text: text.to_owned() });
     }
     Ok(())
