@@ -250,7 +250,13 @@ impl Context {
         if !git.is_worktree(dir) {
             return Ok(Inspection::Unfit { why: format!("its worktree {} is gone", dir.display()) });
         }
-        let status = git.status(dir)?;
+        // What is there is packed while git looks whether it is all there is.
+        let packed = git.head_of(dir)?;
+        let (status, pack) = std::thread::scope(|scope| {
+            let pack = scope.spawn(|| git.pack_durably(base, &packed));
+            (git.status(dir), pack.join())
+        });
+        let status = status?;
         let wanted = stage_branch(stage);
         if status.branch.as_deref() != Some(&wanted) {
             let there = status.branch.unwrap_or_else(|| "a detached HEAD".to_owned());
@@ -271,7 +277,10 @@ impl Context {
             );
             return Ok(Inspection::Unfit { why });
         }
-        git.pack_durably(base, &head)?;
+        match pack {
+            Ok(result) if head == packed => result?,
+            _ => git.pack_durably(base, &head)?,
+        }
         let changes_nothing = git.tree_of(base)? == git.tree_of(&head)?;
         Ok(Inspection::Clean { head, changes_nothing })
     }

@@ -35,11 +35,18 @@ fn run_proof(context: &Context, prove: &Prove) -> Result<Proof, String> {
         Entry::Stage { .. } => prove.date,
     };
     let commit = Commit { tree: &tree, parents: &parents, message: &prove.message, date };
-    let landing = own.commit(&commit, (&name, &email)).map_err(text)?;
     if let Some((_, checks)) = prove.proven.as_ref().filter(|(proven, _)| *proven == tree) {
+        let landing = own.commit(&commit, (&name, &email)).map_err(text)?;
         return Ok(Proof::Passed { landing, tree, checks: checks.clone() });
     }
-    let checks = run_checks(context, &own, prove, (&tree, &landing))?;
+    // The commit is made while its tree is put into the proof checkout.
+    let (landing, checkout) = std::thread::scope(|scope| {
+        let checkout = scope.spawn(|| own.check_out(&tree));
+        (own.commit(&commit, (&name, &email)), checkout.join())
+    });
+    let landing = landing.map_err(text)?;
+    checkout.map_err(|_| "the proof checkout broke off".to_owned())?.map_err(text)?;
+    let checks = run_checks(context, &own, prove, &landing)?;
     if checks.iter().all(|check| check.passed) {
         return Ok(Proof::Passed { landing, tree, checks });
     }
@@ -47,20 +54,15 @@ fn run_proof(context: &Context, prove: &Prove) -> Result<Proof, String> {
         AloneVerdict::SameTree
     } else {
         let own_tree = git.tree_of(&prove.commit).map_err(text)?;
-        let results = run_checks(context, &own, prove, (&own_tree, &prove.commit))?;
+        own.check_out(&own_tree).map_err(text)?;
+        let results = run_checks(context, &own, prove, &prove.commit)?;
         if results.iter().all(|check| check.passed) { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails }
     };
     Ok(Proof::Failed { checks, alone })
 }
 
-/// Puts `tree` into the proof checkout and runs the checks there.
-fn run_checks(
-    context: &Context,
-    own: &Own,
-    prove: &Prove,
-    (tree, commit): (&Oid, &Oid),
-) -> Result<Vec<CheckResult>, String> {
-    own.check_out(tree).map_err(|error| error.to_string())?;
+/// Runs the checks in the proof checkout, which holds the tree of `commit`.
+fn run_checks(context: &Context, own: &Own, prove: &Prove, commit: &Oid) -> Result<Vec<CheckResult>, String> {
     own.show_head(commit).map_err(|error| error.to_string())?;
     let entry = match &prove.entry {
         Entry::Stage { stage } => stage.as_str(),

@@ -61,19 +61,33 @@ fn hosted(context: &Context, start: &Start) -> Result<(crate::model::session::Ho
     let git = context.git()?;
     // A gate is open now; the session starts when it is answered.
     context.check_config(&git).map_err(|_| Trouble::Failure(StartFailure::Interrupted))?;
-    prepare_worktree(context, &git, start)?;
-    let token = prepare_folder(context, start)?;
-    let loom = crate::base::process::this_binary()?;
-    let launch = agent::launch(start, &context.layout, &loom, &environment)?;
-    for file in &launch.files {
-        crate::base::fs::write_atomic(&file.path, file.content.as_bytes())?;
-    }
-    let waiting = control::spawn(&context.layout.session(&start.session), &launch.spec)?;
+    // The host comes up while git makes the worktree: it looks at it only behind the barrier.
+    let (waiting, worktree) = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| host_at_barrier(context, start, &environment));
+        let worktree = prepare_worktree(context, &git, start);
+        (waiting.join(), worktree)
+    });
+    let (waiting, token) = waiting.map_err(|_| std::io::Error::other("starting the host broke off"))??;
+    worktree?;
     let host = waiting.host().clone();
     if let Ok(mut map) = context.waiting.lock() {
         map.insert(start.session.clone(), waiting);
     }
     Ok((host, sha256(token.as_bytes())))
+}
+
+fn host_at_barrier(
+    context: &Context,
+    start: &Start,
+    environment: &Environment,
+) -> std::io::Result<(control::Waiting, String)> {
+    let token = prepare_folder(context, start)?;
+    let loom = crate::base::process::this_binary()?;
+    let launch = agent::launch(start, &context.layout, &loom, environment)?;
+    for file in &launch.files {
+        crate::base::fs::write_atomic(&file.path, file.content.as_bytes())?;
+    }
+    Ok((control::spawn(&context.layout.session(&start.session), &launch.spec)?, token))
 }
 
 /// The session's private folder and its token. A host that an earlier daemon left at the

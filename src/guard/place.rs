@@ -74,6 +74,10 @@ impl Ground {
         if self.project.starts_with(&path) {
             return Place::Project;
         }
+        // A home below a temporary folder is still a home.
+        if std::env::var_os("HOME").is_some_and(|home| real(Path::new(&home)).starts_with(&path)) {
+            return Place::Elsewhere;
+        }
         let temporary = [PathBuf::from("/tmp"), PathBuf::from("/var/tmp"), real(&std::env::temp_dir())];
         let device = ["/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd"];
         if temporary.iter().any(|dir| path.starts_with(dir)) || device.iter().any(|device| path.starts_with(device)) {

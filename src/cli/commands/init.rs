@@ -14,9 +14,15 @@ use crate::planfile::Severity;
 
 pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
     client::require_operator("load a plan")?;
-    place.git.check_ready()?;
+    // Git is asked while the plan is read; what it says comes first.
+    let (ready, read) = std::thread::scope(|scope| {
+        let ready = scope.spawn(|| place.git.check_ready());
+        let read = read(&args.plan, &args.ignore_field);
+        (ready.join(), read)
+    });
+    ready.map_err(|_| Failure::new(exit::INTERNAL, "looking at git broke off"))??;
     let head = place.git.head()?;
-    let (source, parsed) = read(&args.plan, &args.ignore_field)?;
+    let (source, parsed) = read?;
     for diagnostic in &parsed.diagnostics {
         ui::note(format!("{diagnostic}"));
     }
