@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use loom::base::process::command;
@@ -14,8 +15,19 @@ const FILES: usize = 50;
 
 pub(crate) type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
+/// Labs are removed together at the end: ext4 without a journal creates files slowly for a
+/// while after many were removed, which would be charged to whoever comes next.
+static USED: Mutex<Vec<tempfile::TempDir>> = Mutex::new(Vec::new());
+
+/// Removes every lab.
+pub(crate) fn remove_all() {
+    if let Ok(mut used) = USED.lock() {
+        used.clear();
+    }
+}
+
 pub(crate) struct Lab {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
     pub(crate) repo: PathBuf,
     /// Put before everything else in `PATH`, when it is there.
     bin: PathBuf,
@@ -26,16 +38,20 @@ impl Lab {
     pub(crate) fn new() -> Outcome<Lab> {
         use std::os::unix::fs::DirBuilderExt;
         let dir = tempfile::Builder::new().prefix("loom-figures-").tempdir()?;
-        let (repo, bin) = (dir.path().join("repo"), dir.path().join("bin"));
-        for folder in ["home", "cache", "bin"] {
-            fs_err::create_dir(dir.path().join(folder))?;
+        let path = dir.path().to_path_buf();
+        if let Ok(mut used) = USED.lock() {
+            used.push(dir);
         }
-        std::fs::DirBuilder::new().mode(0o700).create(dir.path().join("run"))?;
+        let (repo, bin) = (path.join("repo"), path.join("bin"));
+        for folder in ["home", "cache", "bin"] {
+            fs_err::create_dir(path.join(folder))?;
+        }
+        std::fs::DirBuilder::new().mode(0o700).create(path.join("run"))?;
         fs_err::create_dir_all(repo.join("src"))?;
         for n in 0..FILES {
             fs_err::write(repo.join(format!("src/file{n}.txt")), format!("line {n}\n").repeat(20))?;
         }
-        let lab = Lab { dir, repo, bin };
+        let lab = Lab { dir: path, repo, bin };
         let identity = "[user]\n\tname = Figures\n\temail = figures@localhost\n";
         fs_err::write(lab.path("home/.gitconfig"), identity)?;
         lab.ok(lab.git(&["init", "-q", "-b", "main"]))?;
@@ -45,7 +61,7 @@ impl Lab {
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.dir.join(name)
     }
 
     /// `program` in the repository, with nothing of the caller's own settings.

@@ -57,6 +57,7 @@ fn main() -> ExitCode {
             Err(error) => table.add(Row::broken(group.words, &error.to_string())),
         }
     }
+    lab::remove_all();
     table.print();
     if table.is_met() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

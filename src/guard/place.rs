@@ -74,11 +74,15 @@ impl Ground {
         if self.project.starts_with(&path) {
             return Place::Project;
         }
-        // A home below a temporary folder is still a home.
-        if std::env::var_os("HOME").is_some_and(|home| real(Path::new(&home)).starts_with(&path)) {
-            return Place::Elsewhere;
+        // A home below a temporary folder is still a home, but for the temporary folder in it.
+        let scratch = real(&std::env::temp_dir());
+        if let Some(home) = std::env::var_os("HOME").map(|home| real(Path::new(&home))) {
+            let is_scratch = path.starts_with(&scratch) && scratch.starts_with(&home);
+            if !is_scratch && (home.starts_with(&path) || path.starts_with(&home)) {
+                return Place::Elsewhere;
+            }
         }
-        let temporary = [PathBuf::from("/tmp"), PathBuf::from("/var/tmp"), real(&std::env::temp_dir())];
+        let temporary = [PathBuf::from("/tmp"), PathBuf::from("/var/tmp"), scratch];
         let device = ["/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "/dev/fd"];
         if temporary.iter().any(|dir| path.starts_with(dir)) || device.iter().any(|device| path.starts_with(device)) {
             return Place::Temporary;
