@@ -246,7 +246,7 @@ fn files_are_written_inside_the_worktree_only() {
         ".claude/settings.local.json",
         "sub/.claude/settings.json",
         "/etc/passwd",
-        "/root/.claude/settings.json",
+        "/home/u/.claude/settings.json",
         "/p",
     ];
     for tool in ["Write", "Edit", "MultiEdit"] {
