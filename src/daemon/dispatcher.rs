@@ -329,7 +329,7 @@ impl Dispatcher {
     fn take(&mut self, event: &Event, cause: &str) {
         let now = clock::now();
         match kernel::step(&self.world, event, now) {
-            Ok(step) => self.fold(&step.facts, step.effects, cause, now),
+            Ok(step) => self.fold(step.facts, step.effects, cause, now),
             Err(refusal) => {
                 if let Event::Request { id, .. } = event {
                     self.batch.effects.push(Effect::Reply { request: *id, answer: Answer::Refused { refusal } });
@@ -340,12 +340,12 @@ impl Dispatcher {
         }
     }
 
-    fn fold(&mut self, facts: &[Fact], effects: Vec<Effect>, cause: &str, now: jiff::Timestamp) {
+    fn fold(&mut self, mut facts: Vec<Fact>, effects: Vec<Effect>, cause: &str, now: jiff::Timestamp) {
         if !facts.is_empty() {
-            self.journal.push(now, cause, facts);
+            facts = self.journal.push(now, cause, facts);
             self.batch.changed = true;
         }
-        for fact in facts {
+        for fact in &facts {
             self.world.apply(fact, now);
             match fact {
                 Fact::Stage { stage, .. } => {
@@ -399,7 +399,7 @@ impl Dispatcher {
             let now = clock::now();
             match kernel::step(&self.world, &Event::Schedule, now) {
                 Ok(step) if step.facts.is_empty() => return,
-                Ok(step) => self.fold(&step.facts, step.effects, "schedule", now),
+                Ok(step) => self.fold(step.facts, step.effects, "schedule", now),
                 Err(refusal) => {
                     tracing::error!("schedule: {refusal}: {}", refusal.why.join("; "));
                     return;

@@ -195,15 +195,16 @@ impl<S: Store> Journal<S> {
         })
     }
 
-    /// Adds a record to the batch. Nothing is durable before [`Journal::commit`].
-    pub fn push(&mut self, at: Timestamp, cause: &str, facts: &[Fact]) {
+    /// Adds a record to the batch and gives its facts back. Nothing is durable before
+    /// [`Journal::commit`].
+    pub fn push(&mut self, at: Timestamp, cause: &str, facts: Vec<Fact>) -> Vec<Fact> {
         let record = Record {
             v: FACT_VERSION,
             seq: self.seq,
             at,
             cause: cause.to_owned(),
             prev: std::mem::take(&mut self.head),
-            facts: facts.to_vec(),
+            facts,
         };
         let mut line = serde_json::to_string(&record).expect("facts have string keys only");
         line.pop();
@@ -213,6 +214,7 @@ impl<S: Store> Journal<S> {
         line.push_str("\"}\n");
         self.pending.extend_from_slice(line.as_bytes());
         self.seq += 1;
+        record.facts
     }
 
     pub fn has_pending(&self) -> bool {
@@ -260,7 +262,7 @@ mod tests {
         let tail = read(path, |_| {}).unwrap();
         let mut journal = Journal::resume(Disk::open(path).unwrap(), &tail).unwrap();
         for i in 0..n {
-            journal.push(Timestamp::UNIX_EPOCH, &format!("test {i}"), &[Fact::Stopped { by: Caller::Operator }]);
+            journal.push(Timestamp::UNIX_EPOCH, &format!("test {i}"), vec![Fact::Stopped { by: Caller::Operator }]);
         }
         journal.commit().unwrap();
     }
@@ -353,14 +355,14 @@ mod tests {
             let mut journal = Journal::resume(Faulty { bytes: Vec::new(), left, keeps: 10 }, &tail).unwrap();
             let mut acknowledged = 0;
             for _ in 0..3 {
-                journal.push(Timestamp::UNIX_EPOCH, "test", &[Fact::Stopped { by: Caller::Operator }]);
+                journal.push(Timestamp::UNIX_EPOCH, "test", vec![Fact::Stopped { by: Caller::Operator }]);
                 match journal.commit() {
                     Ok(()) => acknowledged += 1,
                     Err(_) => break,
                 }
             }
             if acknowledged < 3 {
-                journal.push(Timestamp::UNIX_EPOCH, "test", &[]);
+                journal.push(Timestamp::UNIX_EPOCH, "test", Vec::new());
                 assert!(matches!(journal.commit(), Err(JournalError::Poisoned)));
             }
             let dir = tempfile::tempdir().unwrap();

@@ -32,6 +32,7 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
     };
     let path = args.plan.canonicalize()?;
     let path = path.strip_prefix(&place.layout.project).unwrap_or(&path);
+    let notices = notices(&plan);
     let request = Request::LoadPlan {
         source: PlanSource {
             path: path.display().to_string(),
@@ -45,23 +46,26 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
             nonce: uuid::Uuid::new_v4().simple().to_string(),
         },
         clean: args.clean,
-        plan: Box::new(plan.clone()),
+        plan: Box::new(plan),
     };
     if let Answer::Done { text } = client::request(&place.layout, request)? {
         ui::line(format!("{text}, on `{}` at {}", head.branch, head.commit.short()));
     }
-    explain(&plan);
+    notices.into_iter().for_each(ui::note);
     Ok(exit::OK)
 }
 
-fn explain(plan: &Plan) {
+/// What a person should know before `loom run`.
+fn notices(plan: &Plan) -> Vec<String> {
     use crate::model::plan::BackendKind;
     let agents = plan.stages.iter().filter(|stage| stage.agent.kind() == BackendKind::Claude).count();
+    let mut notices = Vec::new();
     if agents > 0 {
-        ui::note(format!(
+        notices.push(format!(
             "{} with Claude Code, without a sandbox in this version: agents may do what you may",
             crate::base::text::count(agents, "stage")
         ));
     }
-    ui::note("Next: loom run");
+    notices.push("Next: loom run".to_owned());
+    notices
 }
