@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::base::clock;
 use crate::base::layout::Layout;
-use crate::daemon::dispatcher::Mode;
 use crate::daemon::rights::{self, Proof};
+use crate::daemon::turn::Mode;
 use crate::daemon::{BootError, Opened, ReadOnly, report};
 use crate::model::effect::Answer;
 use crate::model::event::Request;

@@ -1,12 +1,14 @@
 //! Boot is a list: what is opened, in which order, and why it may be refused.
 
 use std::io::Write;
+use std::path::Path;
 use std::sync::mpsc::Sender;
 
 use crate::base::clock;
 use crate::base::fs::{Lock, write_atomic};
 use crate::base::layout::Layout;
-use crate::daemon::dispatcher::{Dispatcher, Message, Mode};
+use crate::daemon::dispatcher::{Dispatcher, Message};
+use crate::daemon::turn::Mode;
 use crate::daemon::{executor, server};
 use crate::git::Git;
 use crate::journal::{self, Disk, Journal, JournalError, Tail};
@@ -43,8 +45,14 @@ pub struct ReadOnly {
 impl ReadOnly {
     /// Folds the journal of `layout`.
     pub fn open(layout: &Layout) -> Result<ReadOnly, BootError> {
+        let path = layout.journal();
+        Ok(ReadOnly::fold(&journal::bytes(&path)?, &path)?)
+    }
+
+    /// Folds the journal that is in `bytes`; `path` is what errors call it.
+    pub fn fold(bytes: &[u8], path: &Path) -> Result<ReadOnly, JournalError> {
         let mut world = World::default();
-        let tail = journal::read(&layout.journal(), |record| {
+        let tail = journal::verify(bytes, path, |record| {
             for fact in &record.facts {
                 world.apply(fact, record.at);
             }
@@ -83,13 +91,11 @@ impl Opened {
 
     /// What ended while nobody was looking.
     fn recovered(&self) -> Vec<Event> {
-        let world = &self.dispatcher.world;
-        let observed = Observed {
-            boot_id: crate::base::process::boot_id(),
-            ended: executor::ended_sessions(&self.dispatcher.layout, world),
-        };
+        let (layout, world) = (self.dispatcher.layout(), self.dispatcher.world());
+        let observed =
+            Observed { boot_id: crate::base::process::boot_id(), ended: executor::ended_sessions(layout, world) };
         let heard = |event| match event {
-            Event::SessionEnded { session, exit } => executor::ended(&self.dispatcher.layout, session, exit),
+            Event::SessionEnded { session, exit } => executor::ended(layout, session, exit),
             other => other,
         };
         kernel::recover(world, &observed).into_iter().map(heard).collect()
@@ -98,14 +104,14 @@ impl Opened {
     /// Carries one operator's request out and gives the lock back.
     pub fn request(mut self, request: Request) -> Result<Answer, BootError> {
         let events = self.recovered();
-        Ok(self.dispatcher.one_request(events, request)?)
+        Ok(self.dispatcher.one_request(&events, request)?)
     }
 
     /// Runs the daemon until nothing can go on without a person. `ready` is called once
     /// it can be talked to.
     pub fn run(self, options: RunOptions, ready: impl FnOnce()) -> Result<(), BootError> {
-        let layout = self.dispatcher.layout.clone();
-        if self.dispatcher.world.run.is_none() {
+        let layout = self.dispatcher.layout().clone();
+        if self.dispatcher.world().run.is_none() {
             return Err(BootError::NoPlan);
         }
         let socket = layout.daemon_socket().map_err(io("the socket's folder cannot be used"))?;
@@ -130,7 +136,7 @@ impl Opened {
         events.push(Event::DaemonStarted { options });
         ready();
         let Opened { mut dispatcher, sender, lock, .. } = self;
-        let result = dispatcher.run(events, &lock);
+        let result = dispatcher.run(&events, &lock);
         if result.is_ok() {
             unanswered.take_no_more();
         }

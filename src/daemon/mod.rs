@@ -10,6 +10,7 @@ pub mod report;
 pub mod rights;
 mod server;
 mod start;
+pub mod turn;
 
 pub use boot::{BootError, Opened, ReadOnly};
 pub use keeper::keep;

@@ -11,8 +11,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use crate::base::text::sha256;
-use crate::daemon::dispatcher::{Latest, Message, Who};
+use crate::daemon::dispatcher::{Latest, Message};
 use crate::daemon::rights::{self, Proof};
+use crate::daemon::turn::Who;
 use crate::model::limits::{CLIENTS_MAX, SOCKET_PATH_BYTES_MAX};
 use crate::wire::frame::{self, FrameError};
 use crate::wire::{Call, ClientLine, Hello, PROTOCOL_MAX, PROTOCOL_MIN, ServerLine};

@@ -59,12 +59,21 @@ const HASH_FIELD: &str = ",\"hash\":\"";
 ///
 /// # Errors
 /// Damage is refused with the line; nothing is skipped. A torn last line is no damage.
-pub fn read(path: &Path, mut each: impl FnMut(Record)) -> Result<Tail, JournalError> {
-    let bytes = match fs_err::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(JournalError::Io { verb: "read", source }),
-    };
+pub fn read(path: &Path, each: impl FnMut(Record)) -> Result<Tail, JournalError> {
+    verify(&bytes(path)?, path, each)
+}
+
+/// The file as it is, nothing verified. A missing one is empty.
+pub fn bytes(path: &Path) -> Result<Vec<u8>, JournalError> {
+    match fs_err::read(path) {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(JournalError::Io { verb: "read", source }),
+    }
+}
+
+/// As [`read`], of what is in `bytes`; `path` is what errors call it.
+pub fn verify(bytes: &[u8], path: &Path, mut each: impl FnMut(Record)) -> Result<Tail, JournalError> {
     let mut tail = Tail { next_seq: 1, head: NO_HASH.to_owned(), ..Tail::default() };
     for (at, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let Some(line_text) = line.strip_suffix(b"\n") else {

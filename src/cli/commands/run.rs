@@ -13,7 +13,7 @@ use crate::cli::failure::{Failure, exit};
 use crate::cli::place::Place;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
-use crate::daemon::dispatcher::Mode;
+use crate::daemon::turn::Mode;
 use crate::daemon::{self, BootError, Opened, ReadOnly};
 use crate::journal::JournalError;
 use crate::model::event::RunOptions;
