@@ -25,7 +25,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("planfile", &["model", "base"]),
     ("git", &["model", "base"]),
     ("guard", &["model", "base"]),
-    ("wire", &["model"]),
+    ("wire", &["model", "base"]),
     ("host", &["model", "base"]),
     // A backend describes a launch in the host's words.
     ("agent", &["model", "base", "host"]),

@@ -22,6 +22,14 @@ pub fn main(arguments: &[OsString]) -> u8 {
     {
         return hook::main(event);
     }
+    // So is the plain status: describing all commands to clap takes longer than the answer.
+    let is_completion = std::env::var_os("COMPLETE").is_some();
+    if let [verb] = arguments
+        && verb == "status"
+        && !is_completion
+    {
+        return commands::plain_status().unwrap_or_else(|failure| ui::failure(&failure));
+    }
     clap_complete::CompleteEnv::with_factory(args::command).complete();
     let name = OsString::from("loom");
     let arguments = match args::Args::try_parse_from(std::iter::once(&name).chain(arguments)) {

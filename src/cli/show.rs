@@ -1,90 +1,16 @@
 //! Words and pictures of a status.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use super::place::Place;
-use super::ui::{self, Tone, toned};
+use super::ui;
 use crate::base::text::printable;
+use crate::wire::picture::{label, mark, render};
 use crate::wire::status::{PhaseOfPlan, StageRow, Status};
 
 /// Prints the picture.
 pub fn status(status: &Status, color: bool) {
     ui::data(&render(status, color));
-}
-
-/// The picture: plan, stages, questions, notices, next.
-pub fn render(status: &Status, color: bool) -> String {
-    let mut out = String::new();
-    let Some(plan) = &status.plan else {
-        return "No plan yet.\nNext: loom init doc/plans/<plan>.md\n".to_owned();
-    };
-    let daemon = match (status.daemon.running, status.phase) {
-        (true, _) => "running",
-        (false, PhaseOfPlan::Complete) => "ended: the plan is complete",
-        (false, PhaseOfPlan::WaitingForPerson) => "ended: nothing goes on without you",
-        (false, _) => "not running",
-    };
-    let _ = writeln!(out, "{}", toned(&printable(&plan.name), Tone::Strong, color));
-    let _ = writeln!(
-        out,
-        "{}",
-        toned(&format!("plan {} on {} · base {} · daemon {daemon}", plan.id, plan.branch, plan.base), Tone::Dim, color)
-    );
-    out.push('\n');
-    let width = status.stages.iter().map(|stage| stage.id.len()).max().unwrap_or(0);
-    for stage in &status.stages {
-        let state = toned(&format!("{:<9}", label(stage)), tone(stage), color);
-        let detail = stage.detail.as_deref().map(|text| format!("  {}", printable(text))).unwrap_or_default();
-        let attempt = match stage.attempt {
-            Some(n) if n > 1 => format!("  attempt {n}"),
-            _ => String::new(),
-        };
-        let _ = writeln!(
-            out,
-            "  {} {:<width$}  {state}{attempt}{detail}",
-            toned(mark(stage), tone(stage), color),
-            stage.id
-        );
-    }
-    for gate in &status.gates {
-        let _ = writeln!(out, "\n{} {}: {}", toned("?", Tone::Waits, color), gate.id, printable(&gate.question));
-        let _ = writeln!(out, "    {}   or   {}", gate.next, gate.next.replace("approve", "reject"));
-    }
-    for notice in &status.notices {
-        let _ = writeln!(out, "\n{} {}", toned("!", Tone::Waits, color), printable(notice));
-    }
-    if !status.next.is_empty() {
-        let _ = writeln!(out, "\nNext: {}", status.next.join(" · "));
-    }
-    out
-}
-
-fn label(stage: &StageRow) -> &str {
-    if stage.held && stage.state == "ready" { "held" } else { &stage.state }
-}
-
-fn mark(stage: &StageRow) -> &'static str {
-    match stage.state.as_str() {
-        "merged" => "✓",
-        "running" => "●",
-        "verifying" => "◐",
-        "blocked" => "✗",
-        "gated" => "?",
-        "skipped" => "–",
-        "ready" => "○",
-        _ => "·",
-    }
-}
-
-fn tone(stage: &StageRow) -> Tone {
-    match stage.state.as_str() {
-        "merged" => Tone::Good,
-        "running" | "verifying" => Tone::Busy,
-        "blocked" => Tone::Bad,
-        "gated" => Tone::Waits,
-        _ => Tone::Dim,
-    }
 }
 
 /// Turns statuses into lines about what changed, for `--watch`.

@@ -6,40 +6,11 @@ use std::io::{IsTerminal, Write};
 use super::failure::{Failure, exit};
 use crate::base::text::printable;
 
-/// Colours by meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tone {
-    Good,
-    Bad,
-    Busy,
-    Waits,
-    Dim,
-    Strong,
-}
-
-impl Tone {
-    fn code(self) -> &'static str {
-        match self {
-            Tone::Good => "\x1b[32m",
-            Tone::Bad => "\x1b[31m",
-            Tone::Busy => "\x1b[36m",
-            Tone::Waits => "\x1b[33m",
-            Tone::Dim => "\x1b[2m",
-            Tone::Strong => "\x1b[1m",
-        }
-    }
-}
-
 /// Whether standard output gets colours.
 pub fn has_color() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
         && std::io::stdout().is_terminal()
-}
-
-/// `text` in a tone, when colours are on.
-pub fn toned(text: &str, tone: Tone, color: bool) -> String {
-    if color { format!("{}{text}\x1b[0m", tone.code()) } else { text.to_owned() }
 }
 
 /// Data, to standard output. A reader that has gone away is no error.

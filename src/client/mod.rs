@@ -4,7 +4,7 @@
 
 mod spool;
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::model::effect::Answer;
 use crate::model::event::Request;
 use crate::model::refusal::{Refusal, RefusalKind};
 use crate::wire::frame::{self, FrameError};
+use crate::wire::picture;
 use crate::wire::status::{DaemonRow, Status};
 use crate::wire::{Call, ClientLine, DaemonRecord, Hello, ServerLine};
 
@@ -43,6 +44,8 @@ pub enum ClientError {
 pub struct Client {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
+    /// The daemon has said hello.
+    has_met: bool,
     calls: u64,
     token: Option<String>,
 }
@@ -56,36 +59,60 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoDaemon`] when there is none.
     pub fn connect(layout: &Layout) -> Result<Client, ClientError> {
+        let mut client = Client::open(layout)?;
+        frame::write(&mut client.writer, &Hello::ours()).map_err(|_| ClientError::NoDaemon)?;
+        client.meet()?;
+        Ok(client)
+    }
+
+    /// Connects; the handshake goes with the first call: one round trip for both.
+    fn open(layout: &Layout) -> Result<Client, ClientError> {
         let stream = UnixStream::connect(socket(layout)?).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
             _ => ClientError::Io(error),
         })?;
-        stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
-        let mut writer = stream.try_clone()?;
-        let mut reader = BufReader::new(stream);
-        // A daemon that is ending leaves those alone who were still in its queue.
-        frame::write(&mut writer, &Hello::ours()).map_err(|_| ClientError::NoDaemon)?;
-        let hello: Hello = match frame::read(&mut reader).map_err(gone) {
+        let writer = stream.try_clone()?;
+        Ok(Client { reader: BufReader::new(stream), writer, has_met: false, calls: 0, token: own_token() })
+    }
+
+    fn send(&mut self, call: Call) -> Result<u64, ClientError> {
+        self.calls += 1;
+        let mut lines = Vec::new();
+        if !self.has_met {
+            frame::write(&mut lines, &Hello::ours())?;
+        }
+        frame::write(&mut lines, &ClientLine { id: self.calls, token: self.token.clone(), call })?;
+        self.writer.write_all(&lines).map_err(|_| self.silence())?;
+        Ok(self.calls)
+    }
+
+    fn receive(&mut self) -> Result<ServerLine, ClientError> {
+        if !self.has_met {
+            self.meet()?;
+        }
+        frame::read_long(&mut self.reader).map_err(gone)?.ok_or(ClientError::Gone)
+    }
+
+    /// The daemon's hello comes before it reads a call.
+    fn meet(&mut self) -> Result<(), ClientError> {
+        self.reader.get_ref().set_read_timeout(Some(HELLO_TIMEOUT))?;
+        let hello: Hello = match frame::read(&mut self.reader).map_err(gone) {
             Ok(Some(hello)) => hello,
-            Ok(None) | Err(ClientError::Gone) => return Err(ClientError::NoDaemon),
+            Ok(None) | Err(ClientError::Gone) => return Err(self.silence()),
             Err(error) => return Err(error),
         };
         if let Some(why) = hello.refused {
             return Err(ClientError::Refused(why));
         }
-        reader.get_ref().set_read_timeout(None)?;
-        Ok(Client { reader, writer, calls: 0, token: own_token() })
+        self.reader.get_ref().set_read_timeout(None)?;
+        self.has_met = true;
+        Ok(())
     }
 
-    fn send(&mut self, call: Call) -> Result<u64, ClientError> {
-        self.calls += 1;
-        let line = ClientLine { id: self.calls, token: self.token.clone(), call };
-        frame::write(&mut self.writer, &line).map_err(|_| ClientError::Gone)?;
-        Ok(self.calls)
-    }
-
-    fn receive(&mut self) -> Result<ServerLine, ClientError> {
-        frame::read_long(&mut self.reader).map_err(gone)?.ok_or(ClientError::Gone)
+    /// What a closed connection means. A daemon that is ending leaves those alone who were still
+    /// in its queue: nothing of what they called for was done.
+    fn silence(&self) -> ClientError {
+        if self.has_met { ClientError::Gone } else { ClientError::NoDaemon }
     }
 
     pub fn request(&mut self, request: Request) -> Result<Answer, ClientError> {
@@ -102,6 +129,16 @@ impl Client {
     pub fn status(&mut self) -> Result<Status, ClientError> {
         self.send(Call::Status)?;
         self.next_status()
+    }
+
+    /// The status as a person reads it.
+    pub fn picture(&mut self, color: bool) -> Result<String, ClientError> {
+        self.send(Call::Picture { color })?;
+        loop {
+            if let ServerLine::Picture { text, .. } = self.receive()? {
+                return Ok(text);
+            }
+        }
     }
 
     /// From now on [`Client::next_status`] waits for changes. The first one is immediate.
@@ -224,16 +261,26 @@ pub fn tell(layout: &Layout, request: Request) {
 
 /// The status, from the daemon or from the journal.
 pub fn status(layout: &Layout) -> Result<Status, ClientError> {
-    match Client::connect(layout).and_then(|mut client| client.status()) {
-        Err(ClientError::NoDaemon | ClientError::Gone) => {
-            let read = ReadOnly::open(layout)?;
-            let daemon = DaemonRow { running: false, pid: None, uptime_s: None };
-            let tip = read.world.run.as_ref().and_then(|run| {
-                let git = crate::git::Git::find(&layout.project).ok()?;
-                git.tip(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
-            });
-            Ok(report::status(&read.world, daemon, tip.as_deref(), clock::now()))
-        }
+    match Client::open(layout).and_then(|mut client| client.status()) {
+        Err(ClientError::NoDaemon | ClientError::Gone) => read_status(layout),
         answer => answer,
     }
+}
+
+/// The status as a person reads it, from the daemon or from the journal.
+pub fn picture(layout: &Layout, color: bool) -> Result<String, ClientError> {
+    match Client::open(layout).and_then(|mut client| client.picture(color)) {
+        Err(ClientError::NoDaemon | ClientError::Gone) => Ok(picture::render(&read_status(layout)?, color)),
+        answer => answer,
+    }
+}
+
+fn read_status(layout: &Layout) -> Result<Status, ClientError> {
+    let read = ReadOnly::open(layout)?;
+    let daemon = DaemonRow { running: false, pid: None, uptime_s: None };
+    let tip = read.world.run.as_ref().and_then(|run| {
+        let git = crate::git::Git::find(&layout.project).ok()?;
+        git.tip(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
+    });
+    Ok(report::status(&read.world, daemon, tip.as_deref(), clock::now()))
 }

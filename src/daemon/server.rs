@@ -16,6 +16,8 @@ use crate::daemon::rights::{self, Proof};
 use crate::daemon::turn::Who;
 use crate::model::limits::{CLIENTS_MAX, SOCKET_PATH_BYTES_MAX};
 use crate::wire::frame::{self, FrameError};
+use crate::wire::picture;
+use crate::wire::status::Status;
 use crate::wire::{Call, ClientLine, Hello, PROTOCOL_MAX, PROTOCOL_MIN, ServerLine};
 
 /// How long a client may take to say hello.
@@ -185,12 +187,12 @@ fn answer(
             frame::write(writer, &ServerLine::Answer { id, answer })?;
         }
         Call::Status => {
-            let (reply, answers) = std::sync::mpsc::channel();
-            if sender.send(Message::Status { reply }).is_err() {
-                return Ok(Next::DaemonGone);
-            }
-            let Ok(status) = answers.recv() else { return Ok(Next::DaemonGone) };
+            let Some(status) = status(sender) else { return Ok(Next::DaemonGone) };
             frame::write(writer, &ServerLine::Status { id, status })?;
+        }
+        Call::Picture { color } => {
+            let Some(status) = status(sender) else { return Ok(Next::DaemonGone) };
+            frame::write(writer, &ServerLine::Picture { id, text: picture::render(&status, color) })?;
         }
         Call::Subscribe => {
             let latest = Arc::new(Latest::default());
@@ -201,6 +203,13 @@ fn answer(
         }
     }
     Ok(Next::Goes)
+}
+
+/// The status now; none when the dispatcher has ended.
+fn status(sender: &Sender<Message>) -> Option<Box<Status>> {
+    let (reply, answers) = std::sync::mpsc::channel();
+    sender.send(Message::Status { reply }).ok()?;
+    answers.recv().ok()
 }
 
 fn stream_status(

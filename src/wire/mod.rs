@@ -4,6 +4,7 @@
 //! [`crate::model::limits::FRAME_BYTES_MAX`] ends the connection.
 
 pub mod frame;
+pub mod picture;
 pub mod status;
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,10 @@ pub enum Call {
         request: Request,
     },
     Status,
+    /// The status as a person reads it.
+    Picture {
+        color: bool,
+    },
     /// Status now, and again after every change.
     Subscribe,
 }
@@ -66,6 +71,10 @@ pub enum ServerLine {
     Status {
         id: u64,
         status: Box<status::Status>,
+    },
+    Picture {
+        id: u64,
+        text: String,
     },
     /// The daemon came to its end before it took the request: nothing of it was done.
     NotTaken {

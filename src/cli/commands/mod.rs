@@ -18,6 +18,11 @@ use super::failure::Failure;
 use super::place::Place;
 use crate::model::event::Request;
 
+/// `loom status`, without more words.
+pub fn plain_status() -> Result<u8, Failure> {
+    status::plain(&Place::find(None)?)
+}
+
 pub fn run(args: Args) -> Result<u8, Failure> {
     let place = || Place::find(args.directory.as_ref());
     match args.command {

@@ -6,10 +6,14 @@ use crate::cli::place::Place;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
 use crate::daemon::ReadOnly;
+use crate::wire::picture;
 
 pub fn run(place: &Place, args: &Status) -> Result<u8, Failure> {
     if args.live {
         return live(place);
+    }
+    if args.stage.is_none() && !args.json {
+        return plain(place);
     }
     let mut status = client::status(&place.layout)?;
     if let Some(wanted) = &args.stage {
@@ -38,11 +42,17 @@ pub fn run(place: &Place, args: &Status) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
+/// The picture, as the daemon draws it.
+pub fn plain(place: &Place) -> Result<u8, Failure> {
+    ui::data(&client::picture(&place.layout, ui::has_color())?);
+    Ok(exit::OK)
+}
+
 /// Repaints on every change; nothing is polled.
 fn live(place: &Place) -> Result<u8, Failure> {
     let color = ui::has_color();
     let paint = |status: &crate::wire::status::Status| {
-        ui::data(&format!("\x1b[H\x1b[2J{}", show::render(status, color)));
+        ui::data(&format!("\x1b[H\x1b[2J{}", picture::render(status, color)));
     };
     match Client::connect(&place.layout) {
         Ok(mut client) => {
