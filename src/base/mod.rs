@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod fs;
+pub mod glob;
 pub mod layout;
 pub mod process;
 pub mod text;

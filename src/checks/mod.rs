@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::base::text::{printable, sha256, tail};
 use crate::host::control;
 use crate::host::spec::{EnvChange, ExitRecord, HostFolder, HostSpec};
+use crate::model::check::Check;
 use crate::model::limits::{CHECK_TAIL_BYTES_MAX, CHECK_TIMEOUT, LOG_BYTES_MAX};
-use crate::model::plan::Check;
 use crate::model::session::Exit;
 use crate::model::stage::CheckResult;
 

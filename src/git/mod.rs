@@ -24,7 +24,7 @@ pub use fingerprint::fingerprint;
 pub use follow::Followed;
 pub use orphans::wait_for_commands_of;
 pub use own::{Commit, Merged, Own};
-pub use refs::Refs;
+pub use refs::{Refs, tracked_files};
 pub use rescue::Rescue;
 pub use worktree::WorktreeStatus;
 

@@ -27,6 +27,14 @@ impl Refs {
     }
 }
 
+/// The files that git tracks in the checkout around `dir`, sorted, as paths from its top. None
+/// outside of a checkout, and in one that tracks nothing yet. Names that are not UTF-8 are left out.
+pub fn tracked_files(dir: &std::path::Path) -> Option<Vec<String>> {
+    let index = git2::Repository::discover(dir).ok()?.index().ok()?;
+    let files: Vec<String> = index.iter().filter_map(|entry| String::from_utf8(entry.path).ok()).collect();
+    (!files.is_empty()).then_some(files)
+}
+
 impl Git {
     pub(super) fn repo(&self) -> Result<git2::Repository, GitError> {
         Ok(git2::Repository::open(&self.common)?)

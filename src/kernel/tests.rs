@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::world::World;
 use super::{due, is_quiet, rules, step};
+use crate::model::check::{Check, Criteria};
 use crate::model::effect::Effect;
 use crate::model::event::{
     AloneVerdict, Caller, Entry, Event, GateTarget, Ground, Inspection, PlanSource, Proof, RefsSeen, Request,
@@ -12,7 +13,7 @@ use crate::model::event::{
 use crate::model::fact::{Fact, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::{GateId, Oid, PlanId, SessionId, StageId};
-use crate::model::plan::{Agent, BackendKind, Check, Landing, Plan, Priority, StageSpec, StageType};
+use crate::model::plan::{Advice, Agent, BackendKind, Landing, Plan, Priority, StageSpec, StageType};
 use crate::model::session::{Activity, EndReason, Exit, GaveUp, HostIdentity};
 use crate::model::stage::{BlockCode, CheckResult, StageState};
 
@@ -40,6 +41,12 @@ fn spec(name: &str, after: &[&str], agent: Agent) -> StageSpec {
         hold: false,
         timeout_secs: None,
         auto_merge: true,
+        criteria: Criteria::default(),
+        setup: Vec::new(),
+        teardown: Vec::new(),
+        parallel_group: None,
+        context_budget: 65,
+        advice: Advice::default(),
     }
 }
 
@@ -72,6 +79,8 @@ impl Sim {
             max_parallel: 4,
             acceptance: Vec::new(),
             landing: Landing::End,
+            protected: Vec::new(),
+            change_impact: None,
         };
         sim.ask(Request::LoadPlan {
             plan: Box::new(plan),

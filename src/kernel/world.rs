@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::model::check::Check;
 use crate::model::event::{Entry, Ground, PlanSource, RunOptions};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::{Answered, Gate, GateSubject};
 use crate::model::ids::{GateId, Oid, SessionId, StageId};
-use crate::model::plan::{BackendKind, Check, Plan, StageSpec};
+use crate::model::plan::{BackendKind, Plan, StageSpec};
 use crate::model::session::{Activity, Session, SessionState};
 use crate::model::stage::{BlockReason, CheckResult, Failure, Phase, StageState};
 

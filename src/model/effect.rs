@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use super::check::Check;
 use super::event::{Entry, RequestId};
 use super::ids::{Oid, SessionId, StageId};
-use super::plan::{Agent, Check};
+use super::plan::Agent;
 use super::session::EndReason;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,14 @@ pub const STAGES_MAX: usize = 2_000;
 pub const DEPENDENCIES_MAX: usize = 64;
 /// Most checks of one stage.
 pub const CHECKS_MAX: usize = 256;
+/// Most reruns of one failed check.
+pub const CHECK_RETRIES_MAX: u32 = 5;
+/// Largest compiled regular expression of a plan, in bytes.
+pub const REGEX_BYTES_MAX: usize = 1 << 20;
+/// Percent of the context window at which a session hands off by default.
+pub const CONTEXT_BUDGET_DEFAULT: u32 = 65;
+/// Above this percentage a client compacts by itself, so that a larger budget acts as this one.
+pub const CONTEXT_BUDGET_MAX: u32 = 80;
 /// Default number of sessions at once.
 pub const PARALLEL_DEFAULT: u32 = 4;
 /// Most sessions at once.

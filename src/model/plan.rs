@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::check::{ChangeImpact, Check, Criteria};
 use super::ids::{PlanId, StageId};
+use super::limits::CONTEXT_BUDGET_DEFAULT;
 
 /// One authored plan, validated: ids are unique, dependencies exist, no cycle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,11 @@ pub struct Plan {
     /// Checks that are part of every proof.
     pub acceptance: Vec<Check>,
     pub landing: Landing,
+    /// Globs of files that judge, from the top of the tree, added to the built-in ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub protected: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change_impact: Option<ChangeImpact>,
 }
 
 /// When the base branch follows the plan branch.
@@ -42,7 +49,17 @@ pub struct StageSpec {
     pub name: String,
     pub description: String,
     pub dependencies: Vec<StageId>,
+    /// `acceptance`, `truths` and `truth_checks`, in this order.
     pub checks: Vec<Check>,
+    /// Everything else that proves the stage.
+    #[serde(default, skip_serializing_if = "Criteria::is_empty")]
+    pub criteria: Criteria,
+    /// Shell commands, run once in each worktree before the agent starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub setup: Vec<String>,
+    /// Shell commands, run in a worktree before it is removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub teardown: Vec<String>,
     /// Globs of what the stage may change; advice in the signal.
     pub files: Vec<String>,
     /// Where the stage's relative paths start, relative to the top of the tree.
@@ -58,6 +75,53 @@ pub struct StageSpec {
     pub timeout_secs: Option<u64>,
     /// Lands without asking once it is proven.
     pub auto_merge: bool,
+    /// Stages of one group are meant to run side by side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel_group: Option<String>,
+    /// Percent of the context window at which a session hands off.
+    #[serde(default = "context_budget_default")]
+    pub context_budget: u32,
+    #[serde(default)]
+    pub advice: Advice,
+}
+
+fn context_budget_default() -> u32 {
+    CONTEXT_BUDGET_DEFAULT
+}
+
+/// What an agent is told about how to work. Nothing else depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Advice {
+    pub execution_mode: ExecutionMode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code_review: Option<CodeReview>,
+    /// The agent may fan out into many subagents.
+    pub ultracode: bool,
+    /// Who may be given parts of the work, the preferred one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub implementers: Vec<String>,
+    /// How long a subagent may be silent, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subagent_timeout_secs: Option<u64>,
+}
+
+/// Whether an agent works alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExecutionMode {
+    #[default]
+    Single,
+    /// With subagents that share the stage.
+    Team,
+}
+
+/// What a review has to look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeReview {
+    pub dimensions: Vec<String>,
+    /// Each dimension needs an answer of its own.
+    pub require_all: bool,
 }
 
 /// What a stage is for; taken literally, never guessed from its name.
@@ -134,44 +198,6 @@ impl std::fmt::Display for BackendKind {
             BackendKind::Command => "command",
             BackendKind::Claude => "claude",
         })
-    }
-}
-
-/// A shell command that Loom runs in the proof checkout, and what it must do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    pub command: String,
-    pub exit_code: i32,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stdout_contains: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stdout_not_contains: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stderr_contains: Vec<String>,
-    #[serde(default)]
-    pub stderr_empty: bool,
-    /// Deadline in seconds.
-    pub timeout_secs: Option<u64>,
-    /// Declared to pass already before the stage.
-    #[serde(default)]
-    pub guard: bool,
-    pub description: Option<String>,
-}
-
-impl Check {
-    /// A command that must exit 0.
-    pub fn command(command: impl Into<String>) -> Self {
-        Check {
-            command: command.into(),
-            exit_code: 0,
-            stdout_contains: Vec::new(),
-            stdout_not_contains: Vec::new(),
-            stderr_contains: Vec::new(),
-            stderr_empty: false,
-            timeout_secs: None,
-            guard: false,
-            description: None,
-        }
     }
 }
 

@@ -2,18 +2,20 @@
 
 use super::diagnostic::quoted;
 use super::fields;
-use super::reader::Reader;
+use super::reader::{Fields, MentionKind, Reader};
+use super::shell::{Vacuous, vacuous};
 use super::source::Span;
 use super::yaml::{Node, Value};
-use crate::model::plan::Check;
+use crate::model::check::Check;
+use crate::model::limits::CHECK_RETRIES_MAX;
 
 impl Reader<'_, '_> {
     /// The checks of one list, such as `acceptance`.
-    pub fn checks(&mut self, node: &Node<'_>, name: &str) -> Vec<Check> {
+    pub fn checks(&mut self, node: &Node<'_>, name: &'static str) -> Vec<Check> {
         self.items(node, name).iter().filter_map(|item| self.check(item, name)).collect()
     }
 
-    fn check(&mut self, item: &Node<'_>, list: &str) -> Option<Check> {
+    fn check(&mut self, item: &Node<'_>, list: &'static str) -> Option<Check> {
         let of = format!("an item of `{list}`");
         if !matches!(item.value, Value::Map(_)) {
             let command = self.text(item, &of)?;
@@ -29,41 +31,60 @@ impl Reader<'_, '_> {
         };
         // Wrong types were reported when the shape was checked.
         let Value::Text(command) = &node.value else { return None };
-        self.command(command, &node.span, "command")?;
-        let flag = |name: &str| matches!(fields.get(name).map(|node| &node.value), Some(Value::Bool(true)));
-        let texts = |name: &str| fields.get(name).map_or_else(Vec::new, plain_texts);
+        let check = self.command_check(command, &node.span, &fields, list)?;
+        Some(Check {
+            timeout_secs: fields.get("timeout").and_then(seconds),
+            guard: is_true(&fields, "guard"),
+            retries: match fields.get("retries").map(|node| &node.value) {
+                Some(Value::Int(retries)) => u32::try_from(*retries).unwrap_or_default().min(CHECK_RETRIES_MAX),
+                _ => 0,
+            },
+            description: fields.get("description").and_then(|node| match &node.value {
+                Value::Text(text) => Some(text.to_string()),
+                _ => None,
+            }),
+            ..check
+        })
+    }
+
+    /// A command and what its end and its output must be, from a map whose shape was checked.
+    pub fn command_check(
+        &mut self,
+        command: &str,
+        span: &Span,
+        success: &Fields<'_, '_>,
+        list: &'static str,
+    ) -> Option<Check> {
+        self.command(command, span, list)?;
+        let texts = |name: &str| success.get(name).map_or_else(Vec::new, plain_texts);
         let check = Check {
-            command: command.to_string(),
-            exit_code: match fields.get("exit_code").map(|node| &node.value) {
+            exit_code: match success.get("exit_code").map(|node| &node.value) {
                 Some(Value::Int(code)) => i32::try_from(*code).unwrap_or_default(),
                 _ => 0,
             },
             stdout_contains: texts("stdout_contains"),
             stdout_not_contains: texts("stdout_not_contains"),
             stderr_contains: texts("stderr_contains"),
-            stderr_empty: flag("stderr_empty"),
-            timeout_secs: fields.get("timeout").and_then(seconds),
-            guard: flag("guard"),
-            description: fields.get("description").and_then(|node| match &node.value {
-                Value::Text(text) => Some(text.to_string()),
-                _ => None,
-            }),
+            stderr_empty: is_true(success, "stderr_empty"),
+            ..Check::command(command)
         };
         if check.stderr_empty && !check.stderr_contains.is_empty() {
             let message = "`stderr_empty` and `stderr_contains` cannot both hold";
-            self.report.error(&item.span, message).field(list);
+            self.report.error(span, message).field(list);
         }
-        self.warn_if_vacuous(&check, &node.span, list);
+        self.warn_if_vacuous(&check, span, list);
         Some(check)
     }
 
     /// A shell command that can run as it is shown.
-    pub fn command(&mut self, command: &str, span: &Span, name: &str) -> Option<()> {
+    pub fn command(&mut self, command: &str, span: &Span, name: &'static str) -> Option<()> {
         if command.trim().is_empty() {
             self.report.error(span, format!("an empty command in `{name}`")).field(name);
             return None;
         }
-        self.visible(command, span, name).then_some(())
+        self.visible(command, span, name).then_some(())?;
+        self.mention(MentionKind::Command, name, command, span);
+        Some(())
     }
 
     fn warn_if_vacuous(&mut self, check: &Check, span: &Span, list: &str) {
@@ -71,15 +92,34 @@ impl Reader<'_, '_> {
             || !check.stdout_not_contains.is_empty()
             || !check.stderr_contains.is_empty()
             || check.stderr_empty;
-        let constant = prints_only(&check.command);
-        if check.exit_code == 0 && (constant || !looks_at_output && always_passes(&check.command)) {
-            let message = format!("`{}` always passes: it proves nothing", quoted(check.command.trim()));
+        let command = quoted(check.command.trim());
+        let message = match vacuous(&check.command) {
+            _ if check.exit_code != 0 => None,
+            Some(Vacuous::Constant) => Some(format!("`{command}` always passes: it proves nothing")),
+            // Its output is looked at, and that may tell.
+            _ if looks_at_output => None,
+            Some(Vacuous::Masked) => {
+                Some(format!("`{command}` always passes: what fails in it is hidden by what comes after"))
+            }
+            Some(Vacuous::Pipe(last)) => {
+                Some(format!("`{command}` always passes: the exit code of a pipe is that of `{last}`"))
+            }
+            Some(Vacuous::Matches(pattern)) => {
+                Some(format!("`{command}` always passes: `{}` is in every file", quoted(&pattern)))
+            }
+            None => None,
+        };
+        if let Some(message) = message {
             self.report
                 .warning(span, message)
                 .hint("write a command that fails while the work is not done")
                 .field(list);
         }
     }
+}
+
+fn is_true(fields: &Fields<'_, '_>, name: &str) -> bool {
+    matches!(fields.get(name).map(|node| &node.value), Some(Value::Bool(true)))
 }
 
 fn plain_texts(node: &Node<'_>) -> Vec<String> {
@@ -96,37 +136,5 @@ fn seconds(node: &Node<'_>) -> Option<u64> {
         Value::Int(seconds) => u64::try_from(*seconds).ok(),
         Value::Text(text) => super::reader::parse_duration(text),
         _ => None,
-    }
-}
-
-/// Prints a constant, or does nothing, and succeeds.
-fn prints_only(command: &str) -> bool {
-    let command = command.trim().trim_end_matches(';').trim_end();
-    if matches!(command, "true" | ":" | "exit" | "exit 0" | "/bin/true" | "/usr/bin/true") {
-        return true;
-    }
-    let first = command.split_whitespace().next().unwrap_or_default();
-    matches!(first, "echo" | "printf" | "true" | ":") && !command.contains(['$', '`', '|', '&', ';', '<', '>', '\n'])
-}
-
-/// Ends in something that hides every failure before it.
-fn always_passes(command: &str) -> bool {
-    let Some(last) = command.trim().lines().last() else { return false };
-    let masked = |separator: &str| last.rsplit_once(separator).is_some_and(|(_, after)| prints_only(after));
-    masked("||") || masked(";") || command.trim().contains('\n') && prints_only(last) && !command.contains("set -e")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_that_cannot_fail_are_recognised() {
-        for vacuous in ["true", ":", " exit 0 ", "echo ok", "make || true", "make; exit 0", "make\necho done"] {
-            assert!(prints_only(vacuous) || always_passes(vacuous), "{vacuous:?}");
-        }
-        for real in ["cargo test", "echo $(make)", "echo x | grep y", "test -f a && echo ok", "set -e\nmake\necho ok"] {
-            assert!(!prints_only(real) && !always_passes(real), "{real:?}");
-        }
     }
 }

@@ -20,11 +20,6 @@ pub enum Shape {
     Texts,
     OneOf(&'static [&'static str]),
     Map(&'static [Field]),
-    Maps(&'static [Field]),
-    /// Text or a map.
-    TextOrMap(&'static [Field]),
-    /// A list of text or maps.
-    TextsOrMaps(&'static [Field]),
     /// Seconds, or text such as `1h30m`.
     Duration,
     /// Read by hand.
@@ -54,6 +49,7 @@ pub const EFFORTS: &[&str] = &["low", "medium", "high", "xhigh", "max"];
 pub const LANDINGS: &[&str] = &["each", "end", "manual"];
 pub const STAGE_TYPES: &[&str] = &["standard", "knowledge", "integration-verify", "knowledge-distill", "code-review"];
 pub const PRIORITIES: &[&str] = &["p0", "p1", "p2", "p3"];
+pub const EXECUTION_MODES: &[&str] = &["single", "team"];
 /// Short names of models that the `claude` backend takes; full names start with `claude-`.
 pub const MODELS: &[&str] = &["default", "opus", "sonnet", "haiku", "fable", "opusplan", "best"];
 /// Fields of a stage of which at least one has to be there.
@@ -72,8 +68,8 @@ pub const PLAN: &[Field] = &[
     works("landing", Shape::Any),
     works("auto_merge", Shape::Any),
     refused("sandbox", Shape::Map(SANDBOX)),
-    refused("protected", Shape::Texts),
-    refused("change_impact", Shape::Map(CHANGE_IMPACT)),
+    refused("protected", Shape::Any),
+    refused("change_impact", Shape::Any),
     advice("adjudication", Shape::Any),
     advice("plan_id", Shape::Text),
 ];
@@ -100,24 +96,29 @@ pub const STAGE: &[Field] = &[
     works("hold", Shape::Any),
     works("auto_merge", Shape::Any),
     refused("sandbox", Shape::Map(SANDBOX)),
-    refused("artifacts", Shape::Texts),
-    refused("wiring", Shape::Maps(WIRING)),
-    refused("wiring_tests", Shape::Maps(WIRING_TEST)),
-    refused("dead_code_check", Shape::Map(DEAD_CODE)),
-    refused("before_stage", Shape::TextsOrMaps(CHECK)),
-    refused("after_stage", Shape::TextsOrMaps(CHECK)),
+    refused("artifacts", Shape::Any),
+    refused("wiring", Shape::Any),
+    refused("wiring_tests", Shape::Any),
+    refused("dead_code_check", Shape::Any),
+    refused("before_stage", Shape::Any),
+    refused("after_stage", Shape::Any),
     refused("bug_fix", Shape::Bool),
-    refused("regression_test", Shape::Map(REGRESSION_TEST)),
-    refused("setup", Shape::Texts),
-    refused("teardown", Shape::Texts),
-    advice("context_budget", Shape::Int(1, 100)),
-    advice("execution_mode", Shape::OneOf(&["single", "team"])),
-    advice("code_review", Shape::Map(CODE_REVIEW)),
-    advice("parallel_group", Shape::Text),
-    advice("ultracode", Shape::Bool),
-    advice("implementers", Shape::TextsOrMaps(&[])),
-    advice("subagent_timeout_secs", Shape::Int(1, 604_800)),
+    refused("regression_test", Shape::Any),
+    refused("setup", Shape::Any),
+    refused("teardown", Shape::Any),
+    advice("context_budget", Shape::Any),
+    advice("execution_mode", Shape::Any),
+    advice("code_review", Shape::Any),
+    advice("parallel_group", Shape::Any),
+    advice("ultracode", Shape::Any),
+    advice("implementers", Shape::Any),
+    advice("subagent_timeout_secs", Shape::Any),
 ];
+
+/// What a field of a stage does; none for a name that is no field.
+pub fn effect_on_stage(name: &str) -> Option<Effect> {
+    STAGE.iter().find(|field| field.name == name).map(|field| field.effect)
+}
 
 /// Fields of a check.
 pub const CHECK: &[Field] = &[
@@ -129,6 +130,7 @@ pub const CHECK: &[Field] = &[
     works("stderr_empty", Shape::Bool),
     works("timeout", Shape::Duration),
     works("guard", Shape::Bool),
+    advice("retries", Shape::Int(0, 5)),
     works("description", Shape::Text),
 ];
 
@@ -153,15 +155,15 @@ const SANDBOX_NETWORK: &[Field] = &[
     works("allow_local_binding", Shape::Bool),
     works("allow_unix_sockets", Shape::Any),
 ];
-const CHANGE_IMPACT: &[Field] = &[
+pub const CHANGE_IMPACT: &[Field] = &[
     works("baseline_command", Shape::Text),
     works("compare_command", Shape::Text),
     works("failure_patterns", Shape::Texts),
     works("policy", Shape::OneOf(&["fail", "warn", "skip"])),
 ];
-const WIRING: &[Field] =
+pub const WIRING: &[Field] =
     &[works("source", Shape::Text), works("pattern", Shape::Text), works("description", Shape::Text)];
-const WIRING_TEST: &[Field] = &[
+pub const WIRING_TEST: &[Field] = &[
     works("name", Shape::Text),
     works("command", Shape::Text),
     works("success_criteria", Shape::Map(SUCCESS)),
@@ -174,10 +176,10 @@ const SUCCESS: &[Field] = &[
     works("stderr_contains", Shape::Texts),
     works("stderr_empty", Shape::Bool),
 ];
-const DEAD_CODE: &[Field] =
+pub const DEAD_CODE: &[Field] =
     &[works("command", Shape::Text), works("fail_patterns", Shape::Texts), works("ignore_patterns", Shape::Texts)];
-const REGRESSION_TEST: &[Field] = &[works("file", Shape::Text), works("must_contain", Shape::Texts)];
-const CODE_REVIEW: &[Field] = &[works("dimensions", Shape::TextsOrMaps(&[])), works("require_all", Shape::Bool)];
+pub const REGRESSION_TEST: &[Field] = &[works("file", Shape::Text), works("must_contain", Shape::Texts)];
+pub const CODE_REVIEW: &[Field] = &[works("dimensions", Shape::Any), works("require_all", Shape::Bool)];
 
 /// Names that `--ignore-field` takes.
 pub fn ignorable() -> impl Iterator<Item = &'static str> {

@@ -4,36 +4,47 @@
 //! ```text
 //! source     the text, lines and columns       fields   every field and what it does
 //! markdown   title, prose, where the YAML is   reader   typed access that collects problems
-//! yaml       the YAML library, positions       checks, stage, graph   what the values mean
+//! shell      what can be seen in a command     analysis, places   what the plan as a whole will do
+//! yaml       the YAML library, positions       stage, agent, checks, criteria, graph   what the values mean
 //! ```
 //!
 //! Nothing here reads a file or knows a repository.
 
+mod agent;
+mod analysis;
 mod checks;
+mod criteria;
 mod diagnostic;
 mod fields;
 mod graph;
 mod markdown;
+mod places;
 mod reader;
+mod shell;
 mod source;
 mod stage;
 #[cfg(test)]
 mod tests;
 mod yaml;
 
+pub use analysis::{Overlap, Summary};
 pub use diagnostic::{Diagnostic, Severity};
-pub use graph::waves;
+pub use graph::{Graph, waves};
 pub use markdown::{BEGIN_MARKER, END_MARKER};
+pub use places::Surroundings;
 
 use crate::base::text;
 use crate::model::ids::PlanId;
 use crate::model::limits::{PARALLEL_DEFAULT, PARALLEL_MAX, STAGES_MAX};
 use crate::model::plan::{Landing, Plan};
+use agent::AgentFields;
+use analysis::Drafted;
 use diagnostic::{Report, quoted};
 use markdown::Document;
+use places::Places;
 use reader::{Fields, Reader};
 use source::Source;
-use stage::{AgentFields, Defaults, StageDraft};
+use stage::{Defaults, StageDraft};
 use yaml::{Node, Value};
 
 /// How strictly a plan is read.
@@ -60,6 +71,21 @@ pub fn ignorable_fields() -> impl Iterator<Item = &'static str> {
 
 /// Reads the plan in `source`. `path` names it in messages and gives the plan its id.
 pub fn read(source: &[u8], path: &str, options: &Options) -> Parsed {
+    read_in(source, path, options, None).0
+}
+
+/// As [`read`], and looks at the plan as a whole and at where it would run. The summary is
+/// there when the dependencies make sense, whatever else is wrong.
+pub fn verify(source: &[u8], path: &str, options: &Options, around: &Surroundings<'_>) -> (Parsed, Option<Summary>) {
+    read_in(source, path, options, Some(around))
+}
+
+fn read_in(
+    source: &[u8],
+    path: &str,
+    options: &Options,
+    around: Option<&Surroundings<'_>>,
+) -> (Parsed, Option<Summary>) {
     let mut report = Report::default();
     let source = match Source::new(path, source) {
         Ok(source) => source,
@@ -70,19 +96,22 @@ pub fn read(source: &[u8], path: &str, options: &Options) -> Parsed {
                 false => report.error(&(end..end), refused.message),
             };
             draft.hint(refused.hint);
-            return Parsed { plan: None, diagnostics: report.finish(&refused.readable) };
+            return (Parsed { plan: None, diagnostics: report.finish(&refused.readable) }, None);
         }
     };
     let id = plan_id(path, &mut report);
     check_ignored(options, &mut report);
+    let mut summary = None;
     let plan = markdown::split(&source, &mut report).and_then(|document| {
         let root = yaml::parse(&source, &document.yaml, &mut report)?;
-        let mut reader = Reader { source: &source, options, report: &mut report };
+        let mut reader = Reader { source: &source, options, report: &mut report, stage: None, mentions: Vec::new() };
         reader.readable_overview(&document.yaml);
-        reader.plan(&root, id?, document)
+        let (plan, found) = reader.plan(&root, id, document, around)?;
+        summary = found;
+        plan
     });
     let plan = plan.filter(|_| !report.has_errors());
-    Parsed { plan, diagnostics: report.finish(&source) }
+    (Parsed { plan, diagnostics: report.finish(&source) }, summary)
 }
 
 fn plan_id(path: &str, report: &mut Report) -> Option<PlanId> {
@@ -113,7 +142,14 @@ fn check_ignored(options: &Options, report: &mut Report) {
 }
 
 impl Reader<'_, '_> {
-    fn plan(&mut self, root: &Node<'_>, id: PlanId, document: Document) -> Option<Plan> {
+    /// The plan, if it can be represented, and what it looks like as a whole.
+    fn plan(
+        &mut self,
+        root: &Node<'_>,
+        id: Option<PlanId>,
+        document: Document,
+        around: Option<&Surroundings<'_>>,
+    ) -> Option<(Option<Plan>, Option<Summary>)> {
         let body = self.body(root)?;
         let fields = self.fields(body, fields::PLAN, "the plan");
         self.version(&fields, body);
@@ -121,22 +157,37 @@ impl Reader<'_, '_> {
         let auto_merge = fields.get("auto_merge").and_then(|node| self.boolean(node, "auto_merge")).unwrap_or(true);
         let parallel = fields.get("max_parallel").and_then(|n| self.int(n, "max_parallel", 1, i64::from(PARALLEL_MAX)));
         let acceptance = fields.get("acceptance").map_or_else(Vec::new, |node| self.checks(node, "acceptance"));
+        let protected =
+            self.wanted(&fields, "protected").map_or_else(Vec::new, |node| self.globs(node, "protected", "."));
+        let change_impact = self.wanted(&fields, "change_impact").and_then(|node| self.change_impact(node));
         let landing = fields.get("landing").and_then(|node| self.one_of(node, "landing", fields::LANDINGS));
         let drafts = self.stages(&fields, body, &Defaults { agent, auto_merge });
-        graph::check(&drafts, self.source, self.report);
-        Some(Plan {
+        let max_parallel = parallel.and_then(|n| u32::try_from(n).ok()).unwrap_or(PARALLEL_DEFAULT);
+        let graph = graph::check(&drafts, self.source, self.report);
+        let summary = graph
+            .zip(around)
+            .filter(|_| !drafts.is_empty() && drafts.iter().all(|draft| !draft.id.is_empty()))
+            .map(|(graph, around)| {
+                let drafted = Drafted { stages: &drafts, mentions: &self.mentions, graph: &graph, max_parallel };
+                Places::of(&drafted, around).report(self.report);
+                drafted.summary(self.report)
+            });
+        let plan = id.map(|id| Plan {
             id,
             title: document.title,
             overview: document.overview,
             stages: drafts.into_iter().filter_map(|draft| draft.spec).collect(),
-            max_parallel: parallel.and_then(|n| u32::try_from(n).ok()).unwrap_or(PARALLEL_DEFAULT),
+            max_parallel,
             acceptance,
+            protected,
+            change_impact,
             landing: match landing {
                 Some("each") => Landing::Each,
                 Some("manual") => Landing::Manual,
                 _ => Landing::End,
             },
-        })
+        });
+        Some((plan, summary))
     }
 
     /// The map under `loom:`.
@@ -190,6 +241,12 @@ impl Reader<'_, '_> {
             let message = format!("{} stages; a plan may have {STAGES_MAX}", items.len());
             self.report.error(&node.span, message).hint("split the plan").field("stages");
         }
-        items.iter().take(STAGES_MAX).map(|item| self.stage(item, defaults)).collect()
+        let mut drafts = Vec::with_capacity(items.len().min(STAGES_MAX));
+        for (number, item) in items.iter().take(STAGES_MAX).enumerate() {
+            self.stage = Some(number);
+            drafts.push(self.stage(item, defaults));
+        }
+        self.stage = None;
+        drafts
     }
 }

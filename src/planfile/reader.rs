@@ -20,15 +20,45 @@ pub struct Reader<'r, 'a> {
     pub source: &'r Source<'a>,
     pub options: &'r Options,
     pub report: &'r mut Report,
+    /// The number of the stage that is being read.
+    pub stage: Option<usize>,
+    pub mentions: Vec<Mention>,
+}
+
+/// A command, glob or folder that the plan names, to be held against the whole plan later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mention {
+    /// The number of its stage; none at the level of the plan.
+    pub stage: Option<usize>,
+    pub kind: MentionKind,
+    pub field: &'static str,
+    /// As written.
+    pub text: String,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MentionKind {
+    Command,
+    /// A path or a glob.
+    Glob,
+    Folder,
 }
 
 /// The entries of a map whose names were checked. A null counts as absent.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Fields<'n, 'a> {
     entries: &'n [Entry<'a>],
 }
 
 impl<'n, 'a> Fields<'n, 'a> {
+    /// The fields of a map whose names were checked together with its shape.
+    pub fn of_checked(node: &'n Node<'a>) -> Self {
+        match &node.value {
+            Value::Map(entries) => Fields { entries },
+            _ => Fields::default(),
+        }
+    }
     pub fn get(&self, name: &str) -> Option<&'n Node<'a>> {
         self.entry(name).map(|entry| &entry.value)
     }
@@ -45,6 +75,10 @@ impl<'n, 'a> Fields<'n, 'a> {
 }
 
 impl Reader<'_, '_> {
+    pub fn mention(&mut self, kind: MentionKind, field: &'static str, text: &str, span: &Span) {
+        self.mentions.push(Mention { stage: self.stage, kind, field, text: text.to_owned(), span: span.clone() });
+    }
+
     /// The fields of a map: unknown ones are errors, others are judged by their effect.
     pub fn fields<'n, 'a>(&mut self, node: &'n Node<'a>, known: &'static [Field], of: &str) -> Fields<'n, 'a> {
         let Value::Map(entries) = &node.value else {
@@ -82,6 +116,16 @@ impl Reader<'_, '_> {
         };
     }
 
+    /// Whether a person chose to go on without this field.
+    pub fn ignores(&self, name: &str) -> bool {
+        self.options.ignored_fields.iter().any(|ignored| ignored == name)
+    }
+
+    /// A field that may be refused in this version: none when it is ignored.
+    pub fn wanted<'n, 'a>(&self, fields: &Fields<'n, 'a>, name: &str) -> Option<&'n Node<'a>> {
+        fields.get(name).filter(|_| !self.ignores(name))
+    }
+
     fn judge(&mut self, field: &Field, entry: &Entry<'_>) {
         if entry.value.is_null() {
             return;
@@ -96,7 +140,7 @@ impl Reader<'_, '_> {
                 self.report.warning(&entry.key_span, format!("`{name}` has no effect yet{more}")).field(name);
             }
             Effect::Refused if asks_for_nothing(&entry.value) => {}
-            Effect::Refused if self.options.ignored_fields.iter().any(|ignored| ignored == name) => {
+            Effect::Refused if self.ignores(name) => {
                 let message = format!("`{name}` is ignored: it does not work in this version");
                 self.report.warning(&entry.key_span, message).field(name);
             }
@@ -132,22 +176,6 @@ impl Reader<'_, '_> {
             }
             Shape::Map(known) => {
                 self.fields(node, known, &format!("`{name}`"));
-            }
-            Shape::Maps(known) => {
-                for item in self.items(node, name) {
-                    self.fields(item, known, &format!("`{name}`"));
-                }
-            }
-            Shape::TextOrMap(known) if matches!(node.value, Value::Map(_)) => {
-                self.fields(node, known, &format!("`{name}`"));
-            }
-            Shape::TextOrMap(_) => {
-                self.text(node, name);
-            }
-            Shape::TextsOrMaps(known) => {
-                for item in self.items(node, name) {
-                    self.shape(item, Shape::TextOrMap(known), name);
-                }
             }
         }
     }

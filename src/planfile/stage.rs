@@ -1,14 +1,16 @@
 //! One stage as authored: its fields, its agent, and what proves it.
 
+use super::agent::AgentFields;
 use super::diagnostic::quoted;
 use super::fields::{self, Effect};
-use super::reader::{A_STAGE, Fields, Reader};
+use super::reader::{A_STAGE, Fields, MentionKind, Reader};
 use super::source::Span;
 use super::yaml::{Node, Value};
 use crate::base::text;
+use crate::model::check::Check;
 use crate::model::ids::StageId;
-use crate::model::limits::{CHECKS_MAX, DEPENDENCIES_MAX, RETRIES_DEFAULT, RETRIES_MAX};
-use crate::model::plan::{Agent, AgentMode, BackendKind, Check, Priority, StageSpec, StageType};
+use crate::model::limits::{CHECKS_MAX, CONTEXT_BUDGET_DEFAULT, DEPENDENCIES_MAX, RETRIES_DEFAULT, RETRIES_MAX};
+use crate::model::plan::{Priority, StageSpec, StageType};
 
 /// A stage that was read, perhaps with errors. The graph is checked on drafts, so
 /// that a wrong field does not make every dependency on its stage unknown.
@@ -19,15 +21,6 @@ pub struct StageDraft<'n> {
     pub dependencies: Vec<(&'n str, Span)>,
     /// None when the stage cannot be represented; there is an error then.
     pub spec: Option<StageSpec>,
-}
-
-/// What `agent:` says, at the level of the plan or of a stage.
-#[derive(Debug, Clone, Default)]
-pub struct AgentFields {
-    pub backend: Option<(BackendKind, Span)>,
-    pub model: Option<String>,
-    pub effort: Option<String>,
-    pub mode: Option<AgentMode>,
 }
 
 /// What the plan sets for all its stages.
@@ -49,7 +42,13 @@ impl Reader<'_, '_> {
         let dependencies = self.dependencies(&fields);
         let checks = self.stage_checks(&fields, &id_span);
         let working_dir = fields.get("working_dir").and_then(|node| self.working_dir(node)).unwrap_or(".".to_owned());
-        let files = fields.get("files").map_or_else(Vec::new, |node| self.globs(node, &working_dir));
+        let files = fields.get("files").map_or_else(Vec::new, |node| self.globs(node, "files", &working_dir));
+        let criteria = self.criteria(&fields, &working_dir);
+        let setup = self.commands(&fields, "setup");
+        let teardown = self.commands(&fields, "teardown");
+        let budget = fields.get("context_budget").and_then(|node| self.int(node, "context_budget", 1, 100));
+        let parallel_group = fields.get("parallel_group").and_then(|node| self.parallel_group(node));
+        let advice = self.advice(&fields);
         let agent = self.stage_agent(&fields, defaults, &id_span);
         let retries = fields.get("max_retries").and_then(|n| self.int(n, "max_retries", 0, i64::from(RETRIES_MAX)));
         let auto_merge = fields.get("auto_merge").and_then(|node| self.boolean(node, "auto_merge"));
@@ -72,6 +71,12 @@ impl Reader<'_, '_> {
             hold,
             timeout_secs,
             auto_merge: auto_merge.unwrap_or(defaults.auto_merge),
+            criteria,
+            setup,
+            teardown,
+            parallel_group,
+            context_budget: budget.and_then(|n| u32::try_from(n).ok()).unwrap_or(CONTEXT_BUDGET_DEFAULT),
+            advice,
         });
         self.report.stage = None;
         StageDraft { id: id_text, id_span, dependencies, spec }
@@ -172,18 +177,21 @@ impl Reader<'_, '_> {
 
     fn stage_checks(&mut self, fields: &Fields<'_, '_>, id_span: &Span) -> Vec<Check> {
         let mut checks = Vec::new();
-        let mut given = false;
         for name in ["acceptance", "truths", "truth_checks"] {
             if let Some(node) = fields.get(name) {
                 checks.extend(self.checks(node, name));
-                // A list that holds something wrong is not also reported as missing.
-                given |= !matches!(&node.value, Value::List(items) if items.is_empty());
             }
         }
         if checks.len() > CHECKS_MAX {
             let message = format!("{} checks; a stage may have {CHECKS_MAX}", checks.len());
             self.report.error(id_span, message).hint("gather them in a script").field("acceptance");
         }
+        // A list that holds something wrong is not also reported as missing.
+        let proves = |name: &&str| {
+            let is_empty = |node: &Node<'_>| matches!(&node.value, Value::List(items) if items.is_empty());
+            fields::effect_on_stage(name) == Some(Effect::Works) && fields.get(name).is_some_and(|n| !is_empty(n))
+        };
+        let given = fields::PROVING.iter().any(proves);
         if !given && !id_span.is_empty() && !fields.has_misspelled(fields::PROVING, fields::STAGE) {
             self.unproven(fields, id_span);
         }
@@ -191,8 +199,7 @@ impl Reader<'_, '_> {
     }
 
     fn unproven(&mut self, fields: &Fields<'_, '_>, id_span: &Span) {
-        let refused =
-            |name: &&&str| fields::STAGE.iter().any(|field| field.name == **name && field.effect == Effect::Refused);
+        let refused = |name: &&&str| fields::effect_on_stage(name) == Some(Effect::Refused);
         let without_effect: Vec<_> =
             fields::PROVING.iter().filter(|n| fields.get(n).is_some()).filter(refused).collect();
         let message = if without_effect.is_empty() {
@@ -205,6 +212,23 @@ impl Reader<'_, '_> {
         self.report.error(id_span, message).hint(hint).field("acceptance");
     }
 
+    /// The shell commands of `setup` or `teardown`.
+    fn commands(&mut self, fields: &Fields<'_, '_>, name: &'static str) -> Vec<String> {
+        let Some(node) = self.wanted(fields, name) else { return Vec::new() };
+        let mut commands = Vec::new();
+        for (command, span) in self.texts(node, name) {
+            if self.command(command, span, name).is_some() {
+                commands.push(command.to_owned());
+            }
+        }
+        commands
+    }
+
+    fn parallel_group(&mut self, node: &Node<'_>) -> Option<String> {
+        let group = self.text(node, "parallel_group")?;
+        self.visible(group, &node.span, "parallel_group").then(|| group.trim().to_owned()).filter(|g| !g.is_empty())
+    }
+
     /// A path below the top of the tree, without `./` and final slashes.
     fn working_dir(&mut self, node: &Node<'_>) -> Option<String> {
         let path = self.text(node, "working_dir")?;
@@ -212,11 +236,12 @@ impl Reader<'_, '_> {
             return None;
         }
         self.inside_the_tree(path, &node.span, "working_dir")?;
+        self.mention(MentionKind::Folder, "working_dir", path, &node.span);
         let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
         Some(if parts.is_empty() { ".".to_owned() } else { parts.join("/") })
     }
 
-    fn inside_the_tree(&mut self, path: &str, span: &Span, name: &str) -> Option<()> {
+    pub fn inside_the_tree(&mut self, path: &str, span: &Span, name: &str) -> Option<()> {
         let why = if path.trim().is_empty() {
             "is empty"
         } else if path.starts_with(['/', '~']) || path.as_bytes().get(1) == Some(&b':') {
@@ -233,24 +258,35 @@ impl Reader<'_, '_> {
         None
     }
 
-    fn globs(&mut self, node: &Node<'_>, working_dir: &str) -> Vec<String> {
-        let mut globs = Vec::new();
-        for (glob, span) in self.texts(node, "files") {
-            if !self.visible(glob, span, "files") || self.inside_the_tree(glob, span, "files").is_none() {
-                continue;
-            }
-            if let Err(error) = globset::Glob::new(glob) {
-                let message = format!("`{}` is not a glob: {}", quoted(glob), error.kind());
-                self.report.error(span, message).field("files");
-            }
-            let rest = glob.strip_prefix(working_dir).and_then(|rest| rest.strip_prefix('/'));
-            if let Some(rest) = rest.filter(|_| working_dir != ".") {
-                let message = format!("`{}` is relative to `working_dir`, which it repeats", quoted(glob));
-                self.report.warning(span, message).did_you_mean(Some(rest)).field("files");
-            }
-            globs.push(glob.to_owned());
+    /// A list of globs relative to `base`.
+    pub fn globs(&mut self, node: &Node<'_>, name: &'static str, base: &str) -> Vec<String> {
+        let all = self.texts(node, name);
+        all.into_iter().filter_map(|(glob, span)| self.glob(glob, span, name, base)).collect()
+    }
+
+    /// A path or a glob inside the tree, relative to `base`.
+    pub fn glob(&mut self, glob: &str, span: &Span, name: &'static str, base: &str) -> Option<String> {
+        if !self.visible(glob, span, name) {
+            return None;
         }
-        globs
+        self.inside_the_tree(glob, span, name)?;
+        if let Err(error) = crate::base::glob::compile(glob) {
+            let message = format!("`{}` is not a glob: {}", quoted(glob), error.kind());
+            self.report.error(span, message).field(name);
+            return None;
+        }
+        self.mention(MentionKind::Glob, name, glob, span);
+        self.warn_if_doubled(glob, span, name, base);
+        Some(glob.to_owned())
+    }
+
+    /// Paths of a stage start at its `working_dir`: repeating it is probably a mistake.
+    pub fn warn_if_doubled(&mut self, path: &str, span: &Span, name: &str, base: &str) {
+        let rest = path.strip_prefix(base).and_then(|rest| rest.strip_prefix('/'));
+        if let Some(rest) = rest.filter(|_| base != ".") {
+            let message = format!("`{}` is relative to `working_dir`, which it repeats", quoted(path));
+            self.report.warning(span, message).did_you_mean(Some(rest)).field(name);
+        }
     }
 }
 
@@ -279,96 +315,5 @@ fn named_priority(name: &str) -> Priority {
         "p1" => Priority::P1,
         "p3" => Priority::P3,
         _ => Priority::P2,
-    }
-}
-
-/// The parts of a stage that say who carries it out.
-impl Reader<'_, '_> {
-    /// `agent:` as a map, or as the name of a backend.
-    pub fn agent(&mut self, node: &Node<'_>) -> AgentFields {
-        if matches!(node.value, Value::Text(_)) {
-            return AgentFields { backend: self.backend(node), ..AgentFields::default() };
-        }
-        let fields = self.fields(node, fields::AGENT, "`agent`");
-        AgentFields {
-            backend: fields.get("backend").and_then(|node| self.backend(node)),
-            model: fields.get("model").and_then(|node| self.model(node)),
-            effort: fields.get("effort").and_then(|node| self.effort(node, "effort")),
-            mode: fields.get("mode").and_then(|node| self.one_of(node, "mode", fields::MODES)).map(|mode| match mode {
-                "headless" => AgentMode::Headless,
-                _ => AgentMode::Interactive,
-            }),
-        }
-    }
-
-    fn backend(&mut self, node: &Node<'_>) -> Option<(BackendKind, Span)> {
-        let kind = match self.one_of(node, "backend", fields::BACKENDS)? {
-            "command" => BackendKind::Command,
-            _ => BackendKind::Claude,
-        };
-        Some((kind, node.span.clone()))
-    }
-
-    fn effort(&mut self, node: &Node<'_>, name: &str) -> Option<String> {
-        self.one_of(node, name, fields::EFFORTS).map(str::to_owned)
-    }
-
-    fn model(&mut self, node: &Node<'_>) -> Option<String> {
-        let model = self.text(node, "model")?;
-        let is_name = |c: char| c.is_ascii_alphanumeric() || "._:/@[]-".contains(c);
-        if !model.starts_with(|c: char| c.is_ascii_alphanumeric()) || !model.chars().all(is_name) {
-            let message = format!("`{}` cannot be the name of a model", quoted(model));
-            self.report
-                .error(&node.span, message)
-                .hint(format!("such as {}", text::list(fields::MODELS)))
-                .field("model");
-            return None;
-        }
-        let short = model.strip_suffix("[1m]").unwrap_or(model);
-        if !fields::MODELS.contains(&short) && !model.contains("claude-") {
-            let similar = self.report.similar(short, fields::MODELS.iter().copied());
-            let message = format!("the model `{}` is not one Loom knows; it is passed on as it is", quoted(model));
-            self.report.warning(&node.span, message).did_you_mean(similar).field("model");
-        }
-        Some(model.to_owned())
-    }
-
-    /// The stage's own fields over the plan's. None after an error.
-    fn stage_agent(&mut self, fields: &Fields<'_, '_>, defaults: &Defaults, id_span: &Span) -> Option<Agent> {
-        let own = fields.get("agent").map(|node| self.agent(node)).unwrap_or_default();
-        let model = fields.get("model").and_then(|node| self.model(node));
-        let effort = fields.get("reasoning_effort").and_then(|node| self.effort(node, "reasoning_effort"));
-        if let Some(node) = fields.get("run") {
-            return self.run(node, fields, &own);
-        }
-        let backend = own.backend.as_ref().or(defaults.agent.backend.as_ref());
-        if let Some((BackendKind::Command, _)) = backend {
-            let span = own.backend.map_or_else(|| id_span.clone(), |(_, span)| span);
-            let hint = "add `run:` with the shell command that carries the stage out";
-            self.report.error(&span, "the backend is `command`, but there is no `run`").hint(hint).field("run");
-            return None;
-        }
-        Some(Agent::Claude {
-            mode: own.mode.or(defaults.agent.mode).unwrap_or_default(),
-            model: model.or(own.model).or_else(|| defaults.agent.model.clone()),
-            effort: effort.or(own.effort).or_else(|| defaults.agent.effort.clone()),
-        })
-    }
-
-    fn run(&mut self, node: &Node<'_>, fields: &Fields<'_, '_>, own: &AgentFields) -> Option<Agent> {
-        let run = self.text(node, "run")?;
-        self.command(run, &node.span, "run")?;
-        if let Some((BackendKind::Claude, span)) = &own.backend {
-            let message = "the backend is `claude`, but `run` carries the stage out with no model";
-            self.report.error(span, message).hint("remove one of the two").field("backend");
-            return None;
-        }
-        let of_a_model = own.model.is_some() || own.effort.is_some() || own.mode.is_some();
-        let names = ["model", "reasoning_effort"].into_iter().chain(of_a_model.then_some("agent"));
-        for (name, entry) in names.filter_map(|name| fields.entry(name).map(|entry| (name, entry))) {
-            let message = format!("`{name}` has no effect: `run` carries the stage out with no model");
-            self.report.warning(&entry.key_span, message).field(name);
-        }
-        Some(Agent::Command { run: run.to_owned() })
     }
 }

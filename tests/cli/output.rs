@@ -87,10 +87,13 @@ fn plan_verify_prints_waves_and_needs_no_repository() {
     The plan: 3 stages in 2 waves
       1. a, b
       2. c
+    Longest chain: a → c
+    At once: at most 2 sessions
     ------- exit 0 -------
     ");
     let json = env.loom(&["plan", "verify", "plan.md", "--json"]).ok().json();
     assert_eq!(json["waves"], serde_json::json!([["a", "b"], ["c"]]));
+    assert_eq!((&json["critical_path"], &json["width"]), (&serde_json::json!(["a", "c"]), &serde_json::json!(2)));
     env.write("plan.md", "nothing\n");
     let json = env.loom(&["plan", "verify", "plan.md", "--json"]).ends(1).json();
     assert!(!json["diagnostics"].as_array().unwrap().is_empty());

@@ -2,56 +2,106 @@
 
 use std::path::Path;
 
-use crate::cli::args::{Plan, Verify};
+use crate::agent::environment::Environment;
+use crate::cli::args::{Plan as Verb, Verify};
 use crate::cli::failure::{Failure, exit};
 use crate::cli::ui;
-use crate::planfile::{self, Options, Parsed, Severity};
+use crate::git;
+use crate::model::plan::Plan;
+use crate::planfile::{self, Options, Parsed, Severity, Summary, Surroundings};
 
-pub fn run(verb: Plan) -> Result<u8, Failure> {
-    let Plan::Verify(args) = verb;
+pub fn run(verb: Verb) -> Result<u8, Failure> {
+    let Verb::Verify(args) = verb;
     verify(&args)
 }
 
 /// Reads a plan file.
 pub fn read(path: &Path, ignored_fields: &[String]) -> Result<(Vec<u8>, Parsed), Failure> {
-    let source = fs_err::read(path).map_err(|error| {
-        let failure = Failure::user(format!("the plan {} cannot be read", path.display())).because(error.to_string());
-        match error.kind() {
-            std::io::ErrorKind::NotFound => failure.hint("ls doc/plans"),
-            _ => failure,
-        }
-    })?;
+    let source = read_file(path)?;
     let options = Options { ignored_fields: ignored_fields.to_vec() };
     let parsed = planfile::read(&source, &path.display().to_string(), &options);
     Ok((source, parsed))
 }
 
+fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs_err::read(path).map_err(|error| {
+        let failure = Failure::user(format!("the plan {} cannot be read", path.display())).because(error.to_string());
+        match error.kind() {
+            std::io::ErrorKind::NotFound => failure.hint("ls doc/plans"),
+            _ => failure,
+        }
+    })
+}
+
+/// Where a plan would run: the repository it is in, else the one around this folder, and this PATH.
+fn surroundings<'s>(plan: &Path, has_program: &'s dyn Fn(&str) -> bool) -> Surroundings<'s> {
+    let folder = plan.canonicalize().ok().and_then(|plan| Some(plan.parent()?.to_path_buf()));
+    let here = || git::tracked_files(&std::env::current_dir().ok()?);
+    Surroundings { files: folder.and_then(|folder| git::tracked_files(&folder)).or_else(here), has_program }
+}
+
 fn verify(args: &Verify) -> Result<u8, Failure> {
-    let (_, parsed) = read(&args.plan, &args.ignore_field)?;
+    let environment = Environment::of_this_process();
+    let has_program = |name: &str| environment.find_program(name).is_some();
+    let options = Options { ignored_fields: args.ignore_field.clone() };
+    let source = read_file(&args.plan)?;
+    let path = args.plan.display().to_string();
+    let (parsed, summary) = planfile::verify(&source, &path, &options, &surroundings(&args.plan, &has_program));
     let count = |severity| parsed.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let is_good = parsed.plan.is_some() && !(args.strict && warnings > 0);
     if args.json {
-        let waves = parsed.plan.as_ref().map(planfile::waves);
+        let shape = summary.as_ref();
         ui::json(&serde_json::json!({
             "version": 1, "ok": is_good, "errors": errors, "warnings": warnings,
-            "diagnostics": parsed.diagnostics, "waves": waves,
+            "title": parsed.plan.as_ref().map(|plan| &plan.title),
+            "diagnostics": parsed.diagnostics,
+            "stages": shape.map(|shape| shape.stages),
+            "waves": shape.map(|shape| &shape.waves),
+            "critical_path": shape.map(|shape| &shape.critical_path),
+            "width": shape.map(|shape| shape.width),
+            "max_parallel": shape.map(|shape| shape.max_parallel),
+            "overlaps": shape.map(|shape| &shape.overlaps),
         }));
         return Ok(if is_good { exit::OK } else { exit::USER });
     }
     for diagnostic in &parsed.diagnostics {
         ui::note(format!("{diagnostic}"));
     }
-    if let Some(plan) = parsed.plan.as_ref().filter(|_| is_good) {
-        let waves = planfile::waves(plan);
-        ui::line(format!("{}: {} stages in {} waves", plan.title, plan.stages.len(), waves.len()));
-        for (n, wave) in waves.iter().enumerate() {
-            let ids: Vec<&str> = wave.iter().map(|id| id.as_str()).collect();
-            ui::line(format!("  {}. {}", n + 1, ids.join(", ")));
-        }
-        return Ok(exit::OK);
+    match (&parsed.plan, summary) {
+        (Some(plan), Some(summary)) if is_good => show(plan, &summary),
+        _ => return Err(rejected(&args.plan, errors, warnings)),
     }
-    Err(rejected(&args.plan, errors, warnings))
+    Ok(exit::OK)
+}
+
+fn show(plan: &Plan, summary: &Summary) {
+    use crate::base::text::count;
+    let (stages, waves) = (count(summary.stages, "stage"), count(summary.waves.len(), "wave"));
+    ui::line(format!("{}: {stages} in {waves}", plan.title));
+    for (n, wave) in summary.waves.iter().enumerate() {
+        ui::line(format!("  {}. {}", n + 1, wave.join(", ")));
+    }
+    if summary.waves.len() > 1 {
+        ui::line(format!("Longest chain: {}", chain(&summary.critical_path)));
+    }
+    let sessions = count(summary.width.min(summary.max_parallel as usize), "session");
+    let limit = if summary.width > summary.max_parallel as usize {
+        format!(" (`max_parallel`; the dependencies would allow {})", summary.width)
+    } else {
+        String::new()
+    };
+    ui::line(format!("At once: at most {sessions}{limit}"));
+}
+
+/// `a → b → c`; the middle of a long one is left out.
+fn chain(ids: &[String]) -> String {
+    const ENDS: usize = 5;
+    if ids.len() <= 2 * ENDS + 1 {
+        return ids.join(" → ");
+    }
+    let (first, last) = (&ids[..ENDS], &ids[ids.len() - ENDS..]);
+    format!("{} → … {} more … → {}", first.join(" → "), ids.len() - 2 * ENDS, last.join(" → "))
 }
 
 /// The failure after the diagnostics were printed.

@@ -31,6 +31,7 @@ fn the_smallest_plan_has_every_default() {
               "stderr_empty": false,
               "timeout_secs": null,
               "guard": false,
+              "retries": 0,
               "description": null
             }
           ],
@@ -47,7 +48,12 @@ fn the_smallest_plan_has_every_default() {
           "priority": "p2",
           "hold": false,
           "timeout_secs": null,
-          "auto_merge": true
+          "auto_merge": true,
+          "context_budget": 65,
+          "advice": {
+            "execution_mode": "single",
+            "ultracode": false
+          }
         }
       ],
       "max_parallel": 4,
@@ -86,7 +92,10 @@ fn the_example_of_the_documentation_is_a_plan() {
 #[test]
 fn the_documentation_names_every_field() {
     let page = include_str!("../../../doc/plan-format.md");
-    for table in [fields::PLAN, fields::STAGE, fields::CHECK, fields::AGENT] {
+    let inner =
+        [fields::WIRING, fields::WIRING_TEST, fields::DEAD_CODE, fields::REGRESSION_TEST, fields::CHANGE_IMPACT];
+    let outer = [fields::PLAN, fields::STAGE, fields::CHECK, fields::AGENT, fields::CODE_REVIEW];
+    for table in outer.into_iter().chain(inner) {
         for field in table {
             assert!(page.contains(&format!("`{}`", field.name)), "doc/plan-format.md does not name `{}`", field.name);
         }

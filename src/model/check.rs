@@ -1,0 +1,141 @@
+//! What decides whether a stage is done, as authored. What a check did when it
+//! ran is [`super::stage::CheckResult`].
+
+use serde::{Deserialize, Serialize};
+
+/// A shell command that Loom runs in the proof checkout, and what it must do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub command: String,
+    pub exit_code: i32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stdout_contains: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stdout_not_contains: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stderr_contains: Vec<String>,
+    #[serde(default)]
+    pub stderr_empty: bool,
+    /// Deadline in seconds.
+    pub timeout_secs: Option<u64>,
+    /// Declared to pass already before the stage.
+    #[serde(default)]
+    pub guard: bool,
+    /// Runs again this often after a failure; one that passes then is flaky, and recorded so.
+    #[serde(default)]
+    pub retries: u32,
+    pub description: Option<String>,
+}
+
+impl Check {
+    /// A command that must exit 0.
+    pub fn command(command: impl Into<String>) -> Self {
+        Check {
+            command: command.into(),
+            exit_code: 0,
+            stdout_contains: Vec::new(),
+            stdout_not_contains: Vec::new(),
+            stderr_contains: Vec::new(),
+            stderr_empty: false,
+            timeout_secs: None,
+            guard: false,
+            retries: 0,
+            description: None,
+        }
+    }
+}
+
+/// What proves a stage besides the commands of `acceptance`, `truths` and `truth_checks`.
+/// Paths and globs are relative to the stage's `working_dir`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Criteria {
+    /// Globs: each matches at least one file, and what it matches has real content.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub wiring: Vec<Wiring>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub wiring_tests: Vec<WiringTest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_code: Option<DeadCode>,
+    /// What must hold on the stage's base, before its first attempt.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<Check>,
+    /// What must hold on the merged tree, as part of the proof.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<Check>,
+    /// Present exactly when the stage mends a bug.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regression_test: Option<RegressionTest>,
+}
+
+impl Criteria {
+    pub fn is_empty(&self) -> bool {
+        *self == Criteria::default()
+    }
+}
+
+/// A connection between parts: `pattern` is found in at least one file of `source`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wiring {
+    /// A path or a glob.
+    pub source: String,
+    /// A regular expression that compiles; lines are matched one by one.
+    pub pattern: String,
+    pub description: Option<String>,
+}
+
+/// Proof at run time that a part is connected. The name is unique in its stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WiringTest {
+    pub name: String,
+    /// The command with its `success_criteria` and its description.
+    pub check: Check,
+}
+
+/// A command whose output names code that nothing uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadCode {
+    pub command: String,
+    /// Regular expressions: a line of the output that matches one is a failure …
+    pub fail_patterns: Vec<String>,
+    /// … unless it matches one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore_patterns: Vec<String>,
+}
+
+/// The test that a mended bug leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegressionTest {
+    /// A path.
+    pub file: String,
+    /// Texts that the file contains; at least one.
+    pub must_contain: Vec<String>,
+}
+
+/// Compares the failures of a whole suite, by identity, with those of the base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeImpact {
+    /// Runs on the base.
+    pub baseline_command: String,
+    /// Runs on the merged tree; none: the baseline's.
+    pub compare_command: Option<String>,
+    /// Regular expressions: what a line of the output that matches one says is a failure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failure_patterns: Vec<String>,
+    pub policy: ImpactPolicy,
+}
+
+/// What a failure means that the base does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImpactPolicy {
+    /// The proof is red.
+    #[default]
+    Fail,
+    /// It is shown.
+    Warn,
+    /// Nothing is compared.
+    Skip,
+}
