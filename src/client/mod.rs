@@ -280,7 +280,7 @@ fn read_status(layout: &Layout) -> Result<Status, ClientError> {
     let daemon = DaemonRow { running: false, pid: None, uptime_s: None };
     let tip = read.world.run.as_ref().and_then(|run| {
         let git = crate::git::Git::find(&layout.project).ok()?;
-        git.tip(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
+        git.tip_quickly(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
     });
     Ok(report::status(&read.world, daemon, tip.as_deref(), clock::now()))
 }

@@ -45,6 +45,16 @@ impl Git {
         self.open_refs()?.tip(name)
     }
 
+    /// As [`Git::tip`] of a branch, without opening the repository when the ref is a file of its
+    /// own: for a command that asks once and must be quick.
+    pub fn tip_quickly(&self, name: &str) -> Result<Option<Oid>, GitError> {
+        let loose = fs_err::read_to_string(self.common.join(name)).ok();
+        match loose.and_then(|text| Oid::new(text.trim_end()).ok()) {
+            Some(oid) => Ok(Some(oid)),
+            None => self.tip(name),
+        }
+    }
+
     /// The refs, for whoever asks often.
     pub fn open_refs(&self) -> Result<Refs, GitError> {
         Ok(Refs { repo: self.repo()? })
