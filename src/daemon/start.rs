@@ -169,6 +169,8 @@ fn free_branch(git: &Git, start: &Start, branch: &str) -> Result<(), Trouble> {
         return Err(permanent(start, BlockCode::WorktreeFailed, text));
     }
     if dir.exists() {
+        // Its session is over, and so is the git command that held a lock there.
+        git.clear_stage_locks(&dir, branch);
         git.detach_worktree(&dir)?;
     } else {
         git.remove_rescued_worktree(&dir)?;

@@ -124,7 +124,7 @@ fn a_killed_host_is_a_crash_and_its_survivors_end() {
     let env = Env::new();
     env.fifo("go");
     let script = format!(
-        "echo x >> @OUT@/runs; pwd >> @OUT@/where\nif [ $LOOM_ATTEMPT = 1 ]; then (setsid sleep 4244 &); read go < @OUT@/go; echo zombie >> @OUT@/ends; fi; {}",
+        "echo x >> @OUT@/runs; pwd >> @OUT@/where\nif [ $LOOM_ATTEMPT = 1 ]; then touch $(git rev-parse --git-dir)/index.lock; (setsid sleep 4244 &); read go < @OUT@/go; echo zombie >> @OUT@/ends; fi; {}",
         commit("a", "a")
     );
     env.load(&plan(&[stage("a").run(script)]));
