@@ -16,6 +16,7 @@ use crate::model::limits;
 use crate::model::plan::Agent;
 use crate::model::session::{Exit, GaveUp};
 use crate::model::stage::BlockCode;
+use crate::model::usage::Usage;
 
 use environment::Environment;
 
@@ -125,6 +126,21 @@ pub fn gave_up(dir: &Path, exit: Exit) -> Option<GaveUp> {
     let spec: HostSpec = serde_json::from_slice(&fs_err::read(HostFolder::new(dir).spec()).ok()?).ok()?;
     let is_claude = spec.argv.first().is_some_and(|program| program == claude::PROGRAM);
     if is_claude { claude::gave_up(dir, &spec, exit) } else { None }
+}
+
+/// What a session's client has left in its own records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Traces {
+    pub usage: Option<Usage>,
+    /// The last thing that the model said.
+    pub last_words: Option<String>,
+}
+
+/// Reads what the session in `dir` left; none for a backend without records of its own.
+pub fn traces(dir: &Path) -> Option<Traces> {
+    let spec: HostSpec = serde_json::from_slice(&fs_err::read(HostFolder::new(dir).spec()).ok()?).ok()?;
+    let is_claude = spec.argv.first().is_some_and(|program| program == claude::PROGRAM);
+    is_claude.then(|| claude::traces(dir, &spec))
 }
 
 /// The part of a launch that a backend decides.

@@ -20,6 +20,7 @@ fn start(agent: Agent) -> Start {
         slot: 2,
         conversation: CONVERSATION.to_owned(),
         resumes: false,
+        is_first: true,
         timeout: Duration::from_secs(60),
     }
 }

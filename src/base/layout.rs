@@ -59,6 +59,16 @@ impl Layout {
     pub fn token(&self, session: &SessionId) -> PathBuf {
         self.session(session).join("token")
     }
+    /// Where the session works, and since which commit.
+    pub fn ground(&self, session: &SessionId) -> PathBuf {
+        self.session(session).join("ground.json")
+    }
+    pub fn handoffs(&self) -> PathBuf {
+        self.work.join("handoffs")
+    }
+    pub fn handoff(&self, stage: &StageId, number: u32) -> PathBuf {
+        self.handoffs().join(format!("{stage}-{number:03}.md"))
+    }
     pub fn outbox(&self, session: &SessionId) -> PathBuf {
         self.session(session).join("outbox")
     }

@@ -47,6 +47,8 @@ pub enum Command {
     Stage(Stage),
     /// Print the assignment of this worktree
     Signal(Signal),
+    /// Write what the next session and dependents need (agents)
+    Handoff(Box<Handoff>),
     /// Look at plans
     #[command(subcommand)]
     Plan(Plan),
@@ -159,6 +161,46 @@ pub struct Signal {
     /// The stage; without it, that of this session or worktree
     #[arg(add = ArgValueCompleter::new(complete::stages))]
     pub stage: Option<StageId>,
+}
+
+/// Without a file or a section, the handoff is read from standard input
+#[derive(Debug, Default, ClapArgs)]
+pub struct Handoff {
+    /// Markdown with `## Status`, `## Done`, `## Decisions`, `## Open work`, `## Next steps` …
+    pub file: Option<PathBuf>,
+    /// The stage; without it, that of this session or worktree
+    #[arg(long, add = ArgValueCompleter::new(complete::stages))]
+    pub stage: Option<StageId>,
+    /// Where the work stands
+    #[arg(long, value_name = "TEXT")]
+    pub status: Option<String>,
+    /// Something that is done (this and the following: repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub done: Vec<String>,
+    /// A decision, with its reason
+    #[arg(long, value_name = "TEXT")]
+    pub decision: Vec<String>,
+    /// Something that is not done yet
+    #[arg(long, value_name = "TEXT")]
+    pub open: Vec<String>,
+    /// What to do next, the first thing first
+    #[arg(long, value_name = "TEXT")]
+    pub next: Vec<String>,
+    /// For dependents: something they can call
+    #[arg(long, value_name = "TEXT")]
+    pub interface: Vec<String>,
+    /// For dependents: a pattern to follow
+    #[arg(long, value_name = "TEXT")]
+    pub pattern: Vec<String>,
+    /// For dependents: where to hook in
+    #[arg(long, value_name = "TEXT")]
+    pub integration: Vec<String>,
+    /// For dependents: what was assumed
+    #[arg(long, value_name = "TEXT")]
+    pub assumption: Vec<String>,
+    /// For dependents: what to beware of
+    #[arg(long, value_name = "TEXT")]
+    pub warning: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,16 +10,19 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::failure::exit;
+use crate::agent::claude::gauge::{self, Hears, Said};
 use crate::agent::claude::hooks::{self, HookEvent, HookInput};
 use crate::agent::claude::{Conversation, standing_orders, stream};
 use crate::agent::environment::Environment;
 use crate::base::layout::Layout;
 use crate::client::{self, Client, ClientError};
+use crate::daemon::remains;
 use crate::guard::{self, Verdict};
 use crate::model::effect::Answer;
 use crate::model::event::Request;
 use crate::model::ids::{SessionId, StageId};
 use crate::model::session::Activity;
+use crate::model::usage::Usage;
 
 /// How long a client whose turn failed may take to write its transcript, and how often that is looked at.
 const TRANSCRIPT_WAIT: Duration = Duration::from_secs(2);
@@ -35,6 +38,9 @@ const ASSIGNMENT_BYTES_MAX: usize = 24 << 10;
 
 /// Runs the hook for `event` and returns the exit code.
 pub fn main(event: &std::ffi::OsStr) -> u8 {
+    if event == "status-line" {
+        return status_line();
+    }
     let Some(event) = event.to_str().and_then(HookEvent::of_argument) else {
         let _ = writeln!(std::io::stderr(), "usage: loom hook <event> (started by Claude Code, not by hand)");
         return exit::USAGE;
@@ -47,9 +53,27 @@ pub fn main(event: &std::ffi::OsStr) -> u8 {
         Some(session) => session.answer(event, &input),
         None => by_hand(event, &input),
     };
-    if let Some(answer) = answer {
-        let _ = writeln!(std::io::stdout(), "{answer}");
+    match answer {
+        // PreCompact takes plain words.
+        Some(serde_json::Value::String(text)) => drop(writeln!(std::io::stdout(), "{text}")),
+        Some(answer) => drop(writeln!(std::io::stdout(), "{answer}")),
+        None => {}
     }
+    exit::OK
+}
+
+/// `loom hook status-line`: the client says how full its window is and what it has cost.
+fn status_line() -> u8 {
+    let mut text = String::new();
+    let _ = std::io::stdin().read_to_string(&mut text);
+    let input: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let Some(session) = Session::of_this_process() else { return exit::OK };
+    let transcript = input["transcript_path"].as_str().unwrap_or_default();
+    if let Some(usage) = session.measure(transcript, Some(Said::parse(&input)), Hears::Nobody) {
+        session.tell(Request::Measured { session: session.id.clone(), usage, hears: false });
+    }
+    let used = input["context_window"]["used_percentage"].as_f64().map(|used| format!(" · {used:.0} % of the context"));
+    let _ = writeln!(std::io::stdout(), "loom {}{}", session.id, used.unwrap_or_default());
     exit::OK
 }
 
@@ -85,6 +109,7 @@ impl Session {
                 self.activity(Activity::WaitingForPerson);
                 None
             }
+            HookEvent::PreCompact => Some(self.before_compaction()),
             HookEvent::PostToolUse => {
                 self.answered();
                 None
@@ -116,11 +141,51 @@ impl Session {
         let worktree = self.worktree(input);
         let cwd = PathBuf::from(&input.cwd);
         let cwd = if cwd.is_absolute() { cwd } else { worktree.clone() };
-        match guard::judge_in(&input.tool_name, &input.tool_input, &worktree, &self.layout.project, &cwd) {
+        let verdict = match guard::judge_in(&input.tool_name, &input.tool_input, &worktree, &self.layout.project, &cwd)
+        {
             Verdict::Allow => Some(hooks::allow_tool("allowed by Loom")),
             Verdict::Deny(reason) => Some(hooks::deny_tool(&reason)),
             Verdict::NoOpinion => None,
+        };
+        match self.budget(input) {
+            Some(text) => Some(hooks::with_context(verdict, &text)),
+            None => verdict,
         }
+    }
+
+    /// Reports what the session has used; what the agent has to know about it.
+    fn budget(&self, input: &HookInput) -> Option<String> {
+        // A subagent has a window of its own, and hands nothing off.
+        if input.agent_id.is_some() {
+            return None;
+        }
+        let usage = self.measure(&input.transcript_path, None, Hears::Agent)?;
+        let request = Request::Measured { session: self.id.clone(), usage, hears: true };
+        match Client::connect(&self.layout).and_then(|mut client| client.request(request)) {
+            Ok(Answer::Advice { text }) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What cannot be measured now is measured the next time.
+    fn measure(&self, transcript: &str, said: Option<Said>, hears: Hears) -> Option<Usage> {
+        gauge::measure(&self.layout.session(&self.id), Path::new(transcript), said, hears).ok().flatten()
+    }
+
+    /// What can be seen of the work is written down before the conversation loses it.
+    fn before_compaction(&self) -> serde_json::Value {
+        if let Ok(git) = crate::git::Git::find(&self.layout.project) {
+            let opening =
+                format!("Session `{}` compacted its conversation; this is what could be seen of it then.", self.id);
+            let words = crate::agent::traces(&self.layout.session(&self.id)).and_then(|traces| traces.last_words);
+            let remains = Box::new(remains::seen_from_outside(&self.layout, &git, &self.id, opening, words));
+            self.tell(Request::Compacting { session: self.id.clone(), remains });
+        }
+        serde_json::Value::String(format!(
+            "Keep in the summary: the stage `{}` and what it asks for, what is done and committed, what is not, decisions \
+             with their reasons, and the next step.",
+            self.stage
+        ))
     }
 
     /// A tool runs or ran: nobody is waited for any more.
@@ -163,6 +228,8 @@ impl Session {
     fn stop(&self, input: &HookInput) -> Option<serde_json::Value> {
         // What runs in the background wakes the model again.
         let waits = !input.background_tasks.is_empty();
+        // What has to be said because of it, the answer to the end of the turn says.
+        let _ = self.budget(input);
         let end = Instant::now() + HookEvent::Stop.timeout().saturating_sub(STOP_MARGIN);
         loop {
             let asked = Instant::now();

@@ -94,11 +94,13 @@ impl Opened {
         let (layout, world) = (self.dispatcher.layout(), self.dispatcher.world());
         let observed =
             Observed { boot_id: crate::base::process::boot_id(), ended: executor::ended_sessions(layout, world) };
+        let ended = kernel::recover(world, &observed);
+        let git = if ended.is_empty() { None } else { git_of(layout) };
         let heard = |event| match event {
-            Event::SessionEnded { session, exit } => executor::ended(layout, session, exit),
-            other => other,
+            Event::SessionEnded { session, exit } => executor::ended(layout, git.as_ref(), session, exit),
+            other => vec![other],
         };
-        kernel::recover(world, &observed).into_iter().map(heard).collect()
+        ended.into_iter().flat_map(heard).collect()
     }
 
     /// Carries one operator's request out and gives the lock back.

@@ -7,7 +7,6 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::agent;
 use crate::base::layout::Layout;
 use crate::daemon::dispatcher::Message;
 use crate::git::{Followed, Git, GitError, Own, Refs};
@@ -213,7 +212,14 @@ impl Context {
         }
         match (record.exit, record.error) {
             (Exit::NeverStarted, Some(text)) => Event::StartFailed { session, why: StartFailure::Passing { text } },
-            (exit, _) => ended(&self.layout, session, exit),
+            (exit, _) => {
+                let mut events = ended(&self.layout, self.git().ok().as_ref(), session.clone(), exit);
+                let last = events.pop();
+                for event in events {
+                    self.send(None, event);
+                }
+                last.unwrap_or(Event::SessionEnded { session, exit })
+            }
         }
     }
 
@@ -355,12 +361,9 @@ pub(super) fn plan_name() -> StageId {
     StageId::new("plan-branch").unwrap_or_else(|_| unreachable!("it is a valid id"))
 }
 
-/// The end of a session, with what its client said about it.
-pub(super) fn ended(layout: &Layout, session: SessionId, exit: Exit) -> Event {
-    match agent::gave_up(&layout.session(&session), exit) {
-        Some(why) => Event::SessionGaveUp { session, exit, why },
-        None => Event::SessionEnded { session, exit },
-    }
+/// The end of a session last, before it what is left of it.
+pub(super) fn ended(layout: &Layout, git: Option<&Git>, session: SessionId, exit: Exit) -> Vec<Event> {
+    super::remains::at_the_end(layout, git, session, exit)
 }
 
 /// Sessions on record whose host does not hold its lock, with what each left.

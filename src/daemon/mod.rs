@@ -6,6 +6,7 @@ pub mod dispatcher;
 pub mod executor;
 mod keeper;
 mod land;
+pub mod remains;
 pub mod report;
 pub mod rights;
 mod server;

@@ -4,11 +4,14 @@ use jiff::Timestamp;
 
 use crate::kernel::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::kernel::{next_step, text};
+use crate::model::limits::CONTEXT_BUDGET_DEFAULT;
 use crate::model::plan::{BackendKind, stage_branch};
 use crate::model::session::{Activity, Session, SessionState};
 use crate::model::stage::{Phase, StageState};
+use crate::model::usage::Zone;
 use crate::wire::status::{
     ChecksRow, DaemonRow, GateRow, PhaseOfPlan, PlanRow, ReasonRow, STATUS_VERSION, SessionRow, StageRow, Status,
+    TokensRow,
 };
 
 /// Renders the status. `daemon` says whether one is running; `tip_now` is the plan
@@ -45,7 +48,7 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
             .filter_map(|spec| run.stages.get(&spec.id))
             .map(|stage| row(run, stage, now))
             .collect(),
-        sessions: run.live_sessions().map(session_row).collect(),
+        sessions: run.live_sessions().map(|session| session_row(run, session)).collect(),
         gates: run
             .open_gates()
             .map(|gate| GateRow {
@@ -137,7 +140,9 @@ fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
             at.as_second() - now.as_second(),
             stage.failures.last().map_or("", |failure| failure.text.as_str())
         )),
-        StageState::Ready { .. } => stage.failures.last().map(|failure| failure.text.clone()),
+        StageState::Ready { .. } => {
+            stage.paused.clone().or_else(|| stage.failures.last().map(|failure| failure.text.clone()))
+        }
         StageState::Running { session } => run.sessions.get(session).map(|session| running(stage, session)),
         StageState::Verifying { phase, .. } => Some(
             match phase {
@@ -155,9 +160,11 @@ fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
 }
 
 fn running(stage: &Stage, session: &Session) -> String {
+    let hands_off = session.told.is_some_and(|(zone, _)| zone == Zone::Red);
     let doing = match (&session.state, session.activity) {
         (SessionState::Planned, _) => "starting",
         (SessionState::Ending { .. }, _) => "ending",
+        (_, Activity::Working) if hands_off => "handing off",
         (_, Activity::Working) => "working",
         (_, Activity::Idle) => "idle",
         (_, Activity::WaitingForPerson) => "waiting for a person: attach to answer",
@@ -190,7 +197,9 @@ fn waits_for(run: &Run, stage: &Stage) -> String {
     }
 }
 
-fn session_row(session: &Session) -> SessionRow {
+fn session_row(run: &Run, session: &Session) -> SessionRow {
+    let budget = run.stages.get(&session.stage).map_or(CONTEXT_BUDGET_DEFAULT, |stage| stage.spec.context_budget);
+    let usage = session.usage;
     SessionRow {
         id: session.id.to_string(),
         stage: session.stage.to_string(),
@@ -205,7 +214,22 @@ fn session_row(session: &Session) -> SessionRow {
         .to_owned(),
         pid: session.host().map(|host| host.pid),
         started_at: session.started_at,
+        context_percent: usage.map(|usage| usage.percent()),
+        context_zone: usage.map(|usage| Zone::of(usage.percent(), budget).as_str().to_owned()),
+        tokens: usage.map(|usage| TokensRow {
+            input: usage.input,
+            output: usage.output,
+            cache_read: usage.cache_read,
+            cache_write: usage.cache_write,
+            context: usage.context,
+        }),
+        cost_usd: usage.and_then(|usage| usage.cost_microusd).map(dollars),
     }
+}
+
+/// Exact to the millionth for every amount that a person has.
+fn dollars(micro: u64) -> f64 {
+    format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000).parse().unwrap_or(f64::MAX)
 }
 
 fn notices(run: &Run, tip_now: Option<&str>) -> Vec<String> {

@@ -10,6 +10,7 @@ use crate::agent::{self, Unfit};
 use crate::base::text::sha256;
 use crate::daemon::executor::Context;
 use crate::daemon::land::put_aside_worktree;
+use crate::daemon::remains::WorkPlace;
 use crate::git::{Git, GitError};
 use crate::host::control;
 use crate::model::effect::Start;
@@ -87,6 +88,8 @@ fn host_at_barrier(
     for file in &launch.files {
         crate::base::fs::write_atomic(&file.path, file.content.as_bytes())?;
     }
+    let place = WorkPlace { worktree: context.layout.worktree(&start.worktree), base: start.base.clone() };
+    crate::base::fs::write_atomic(&context.layout.ground(&start.session), &serde_json::to_vec(&place)?)?;
     Ok((control::spawn(&context.layout.session(&start.session), &launch.spec)?, token))
 }
 
@@ -115,7 +118,7 @@ fn prepare_worktree(context: &Context, git: &Git, start: &Start) -> Result<(), T
     let branch = stage_branch(&start.stage);
     let dir = layout.worktree(&start.worktree);
     git.clear_stage_locks(&dir, &branch);
-    if start.attempt == 1 && start.worktree == start.stage.as_str() {
+    if start.attempt == 1 && start.is_first && start.worktree == start.stage.as_str() {
         put_aside_leftovers(context, git, start)?;
     }
     if git.is_worktree(&dir) {

@@ -382,6 +382,9 @@ fn verb(request: &Request) -> &'static str {
         Request::TurnEnded { .. } => "turn ended",
         Request::TurnFailed { .. } => "turn failed",
         Request::Activity { .. } => "activity",
+        Request::Measured { .. } => "measured",
+        Request::Handoff { .. } => "handoff",
+        Request::Compacting { .. } => "compacting",
     }
 }
 
@@ -404,6 +407,8 @@ fn cause_of(event: &Event) -> &'static str {
         Event::StartFailed { .. } => "start failed",
         Event::SessionEnded { .. } => "session ended",
         Event::SessionGaveUp { .. } => "session gave up",
+        Event::SessionMeasured { .. } => "session measured",
+        Event::SessionLeft { .. } => "session left",
         Event::Inspected { .. } => "inspected",
         Event::Proved { .. } => "proved",
         Event::Landed { .. } => "landed",

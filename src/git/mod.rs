@@ -11,6 +11,7 @@
 mod command;
 mod fingerprint;
 mod follow;
+mod history;
 mod orphans;
 mod own;
 mod refs;

@@ -79,7 +79,7 @@ fn for_session(run: &Run, session: &Session) -> Vec<Effect> {
         SessionState::Live { .. } => vec![Effect::Watch { session: id }],
         SessionState::Ending { why, .. } => {
             let grace = match why {
-                EndReason::Done | EndReason::Blocked => LANDED_GRACE,
+                EndReason::Done | EndReason::Blocked | EndReason::HandingOff => LANDED_GRACE,
                 EndReason::Stopped | EndReason::Killed | EndReason::Withdrawn => Duration::ZERO,
             };
             vec![Effect::Watch { session: id.clone() }, Effect::EndSession { session: id, why: why.clone(), grace }]
@@ -100,6 +100,7 @@ fn start(stage: &Stage, session: &Session, run: &Run) -> Start {
         slot: session.slot,
         conversation: session.conversation.clone(),
         resumes: session.resumes,
+        is_first: !run.sessions.values().any(|other| other.stage == session.stage && other.id != session.id),
         timeout: stage.spec.timeout_secs.map_or(SESSION_TIMEOUT, Duration::from_secs),
     }
 }
@@ -156,14 +157,11 @@ fn prove_base(run: &Run, commit: &Oid, tip: &Oid) -> Effect {
 /// When the world changes by time alone: the earliest pause that ends after `now`.
 pub fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
     let run = world.run.as_ref()?;
-    run.stages
-        .values()
-        .filter_map(|stage| match &stage.state {
-            StageState::Ready { retry_at: Some(at) } if !stage.held => Some(*at),
-            _ => None,
-        })
-        .filter(|at| *at > now)
-        .min()
+    let starts = run.stages.values().filter_map(|stage| match &stage.state {
+        StageState::Ready { retry_at: Some(at) } if !stage.held => Some(*at),
+        _ => None,
+    });
+    starts.chain(super::context::deadlines(run)).filter(|at| *at > now).min()
 }
 
 /// Whether nothing can go on without a person, and nothing runs.

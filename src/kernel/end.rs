@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Draft;
 use super::world::{Run, Stage, World};
-use super::{gates, text};
+use super::{context, gates, text};
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Inspection, RequestId};
 use crate::model::fact::{Fact, StageChange};
@@ -36,6 +36,7 @@ pub(super) fn session_ended(world: &World, run: &Run, id: &SessionId, exit: Exit
         SessionState::Ending { why: EndReason::Stopped, .. } => {
             draft.stage(&session.stage, StageChange::Readied { retry_at: None });
         }
+        SessionState::Ending { why: EndReason::HandingOff, .. } => context::handed_off(world, stage, session, draft),
         SessionState::Ending { why: EndReason::Killed, .. } => {
             draft.stage(&session.stage, StageChange::Blocked { reason: killed(id) });
         }
@@ -61,6 +62,11 @@ pub(super) fn session_gave_up(
     let stage = session.and_then(|session| run.stages.get(&session.stage));
     let stage = stage.filter(|stage| matches!(&stage.state, StageState::Running { session } if session == id));
     let Some(stage) = stage else { return session_ended(world, run, id, exit, draft) };
+    if let (GaveUp::ContextFull, Some(session)) = (why, run.sessions.get(id)) {
+        draft.session_over(id, SessionEnd::HandedOff, exit);
+        context::handed_off(world, stage, session, draft);
+        return;
+    }
     let end = if matches!(why, GaveUp::Limit { .. }) { SessionEnd::RateLimited } else { SessionEnd::Crashed };
     draft.session_over(id, end, exit);
     gave_up(world, stage, why, draft);
@@ -79,6 +85,9 @@ pub(super) fn gave_up(world: &World, stage: &Stage, why: &GaveUp, draft: &mut Dr
             draft.stage(&stage.spec.id, StageChange::Blocked { reason });
         }
         GaveUp::Limit { until } => attempt_failed(world, stage, Cause::Limit(*until), draft),
+        GaveUp::ContextFull => {
+            attempt_failed(world, stage, Cause::Crash("the conversation is too long to go on".to_owned()), draft)
+        }
         GaveUp::Failed { text } => {
             let cause = Cause::Crash(format!("the client gave up: {}", text::one_line(text)));
             attempt_failed(world, stage, cause, draft);
@@ -98,6 +107,7 @@ fn end_of(session: &Session, stage: &Stage, exit: Exit) -> SessionEnd {
     match &session.state {
         SessionState::Ending { why: EndReason::Done, .. } => SessionEnd::Submitted,
         SessionState::Ending { why: EndReason::Blocked, .. } => SessionEnd::Blocked,
+        SessionState::Ending { why: EndReason::HandingOff, .. } => SessionEnd::HandedOff,
         SessionState::Ending { .. } => SessionEnd::Killed,
         _ if exit == Exit::TimedOut => SessionEnd::TimedOut,
         _ if exit == Exit::NeverStarted => SessionEnd::NeverStarted,

@@ -5,6 +5,7 @@
 //! from the world and not from the event, a daemon that died in the middle
 //! simply derives them again: `recover` only has to say what ended meanwhile.
 
+mod context;
 mod draft;
 mod due;
 mod end;

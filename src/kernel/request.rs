@@ -1,5 +1,6 @@
 //! Requests: who may ask for what, and what it means now.
 
+use super::context;
 use super::draft::Draft;
 use super::end::{block, inspect};
 use super::gates;
@@ -9,12 +10,14 @@ use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Caller, Ground, PlanSource, Request, RequestId};
 use crate::model::fact::{Fact, SessionChange, StageChange};
+use crate::model::handoff::Handoff;
 use crate::model::ids::{SessionId, StageId};
 use crate::model::limits::{REASON_BYTES_MAX, RETURNS_MAX};
 use crate::model::plan::Plan;
 use crate::model::refusal::{Refusal, RefusalKind};
 use crate::model::session::{Activity, EndReason, GaveUp, SessionState};
 use crate::model::stage::{BlockCode, Phase, StageState};
+use crate::model::usage::{Usage, Zone};
 
 pub(super) fn decide(
     world: &World,
@@ -39,6 +42,9 @@ pub(super) fn decide(
         Request::TurnEnded { session, waits } => asked.turn_ended(session, *waits, draft),
         Request::TurnFailed { session, why } => asked.turn_failed(session, why, draft),
         Request::Activity { session, activity } => asked.activity(session, *activity, draft),
+        Request::Measured { session, usage, hears } => asked.measured(session, usage, *hears, draft),
+        Request::Handoff { stage, handoff } => asked.handoff(stage, handoff, draft),
+        Request::Compacting { session, remains } => asked.compacting(session, remains, draft),
         operator => {
             operator_only(caller, "do that")?;
             asked.operator(operator, draft)
@@ -205,6 +211,13 @@ impl<'a> Asked<'a> {
         let session = self.own_session(id)?;
         let stage = self.stage(&session.stage)?;
         match &stage.state {
+            // It was told to end; this is it.
+            StageState::Running { session: lease }
+                if lease == id && matches!(session.state, SessionState::Ending { .. }) =>
+            {
+                draft.effect(self.end_now(id));
+                draft.reply(self.id, Answer::TurnMayEnd);
+            }
             // A red verdict may have come after the agent looked: that is told all the same.
             StageState::Running { session: lease }
                 if lease == id && waits && (session.returns == 0 || session.reminders > 0) =>
@@ -212,8 +225,10 @@ impl<'a> Asked<'a> {
                 draft.reply(self.id, Answer::TurnMayEnd);
             }
             StageState::Running { session: lease } if lease == id => {
+                let hands_off = session.told.is_some_and(|(zone, _)| zone == Zone::Red);
                 if session.reminders >= RETURNS_MAX {
-                    draft.end_session(self.run, id, EndReason::Done);
+                    let why = if hands_off { EndReason::HandingOff } else { EndReason::Done };
+                    draft.end_session(self.run, id, why);
                     draft.effect(self.end_now(id));
                     draft.reply(self.id, Answer::TurnMayEnd);
                     return Ok(());
@@ -224,6 +239,7 @@ impl<'a> Asked<'a> {
                     .last()
                     .filter(|failure| session.returns > 0 && failure.attempt == session.attempt)
                 {
+                    _ if hands_off => context::hand_off_now(stage, session),
                     Some(failure) => format!(
                         "Stage `{0}` is not accepted yet: {1}\nFix it in this worktree, commit, and run `loom stage complete {0}` again.",
                         session.stage,
@@ -255,7 +271,12 @@ impl<'a> Asked<'a> {
     fn turn_failed(&self, id: &SessionId, why: &GaveUp, draft: &mut Draft) -> Result<(), Refusal> {
         let session = self.own_session(id)?;
         let stage = self.stage(&session.stage)?;
-        if matches!(&stage.state, StageState::Running { session: lease } if lease == id) {
+        if matches!(&stage.state, StageState::Running { session: lease } if lease == id) && *why == GaveUp::ContextFull
+        {
+            // What it leaves is looked at when it has ended; until then the stage stays its own.
+            draft.end_session(self.run, id, EndReason::HandingOff);
+            draft.effect(self.end_now(id));
+        } else if matches!(&stage.state, StageState::Running { session: lease } if lease == id) {
             let reason = if *why == GaveUp::NotLoggedIn { EndReason::Blocked } else { EndReason::Withdrawn };
             draft.end_session(self.run, id, reason);
             // A client in a terminal does not end by itself.
@@ -271,6 +292,36 @@ impl<'a> Asked<'a> {
         if session.activity != activity {
             draft.fact(Fact::session(id, SessionChange::Activity { activity }));
         }
+        draft.done(self.id, "noted");
+        Ok(())
+    }
+
+    fn measured(&self, id: &SessionId, usage: &Usage, hears: bool, draft: &mut Draft) -> Result<(), Refusal> {
+        let session = self.own_session(id)?;
+        let stage = self.stage(&session.stage)?;
+        match context::measured(stage, session, usage, hears, draft) {
+            Some(text) => draft.reply(self.id, Answer::Advice { text }),
+            None => draft.done(self.id, "noted"),
+        }
+        Ok(())
+    }
+
+    fn handoff(&self, id: &StageId, handoff: &Handoff, draft: &mut Draft) -> Result<(), Refusal> {
+        let stage = self.stage(id)?;
+        let lease = self.lease(stage)?;
+        let session =
+            self.run.sessions.get(&lease).ok_or_else(|| Refusal::user(format!("session `{lease}` is not known")))?;
+        let text = context::handoff(stage, session, handoff, draft)?;
+        if matches!(stage.state, StageState::Running { .. }) && context::hands_off(session) {
+            draft.end_session(self.run, &lease, EndReason::HandingOff);
+        }
+        draft.done(self.id, text);
+        Ok(())
+    }
+
+    fn compacting(&self, id: &SessionId, remains: &Handoff, draft: &mut Draft) -> Result<(), Refusal> {
+        let session = self.own_session(id)?;
+        context::left(self.run, &session.id, remains, draft);
         draft.done(self.id, "noted");
         Ok(())
     }

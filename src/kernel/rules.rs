@@ -85,7 +85,7 @@ fn check_stage(run: &Run, stage: &Stage, change: &StageChange, ended: &[&Session
             if *session != SessionId::of(id, stage.sessions + 1) {
                 return Err(violation("R8", format!("session `{session}` has a stale fencing number")));
             }
-            if stage.tries > stage.spec.max_retries {
+            if matches!(change, StageChange::Started { .. }) && stage.tries > stage.spec.max_retries {
                 return Err(violation("R16", format!("stage `{id}` has used up its attempts")));
             }
         }
@@ -116,6 +116,8 @@ pub(super) fn is_legal(state: &StageState, change: &StageChange) -> bool {
         StageChange::Readied { .. } => &[Waiting, Ready, Running, Blocked],
         StageChange::Started { .. } => &[Ready],
         StageChange::Continued { .. } => &[Ready],
+        StageChange::Paused { .. } => &[Running],
+        StageChange::HandoffWritten { .. } => &[Running, Verifying],
         StageChange::Submitted { .. } => &[Running, Blocked],
         StageChange::ProofStarted { .. } | StageChange::Requeued | StageChange::Proven { .. } => &[Verifying],
         StageChange::Returned { .. } | StageChange::Landed { .. } => &[Verifying],

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use sha2::Digest;
 
+use super::context;
 use super::draft::Draft;
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::effect::Effect;
@@ -53,6 +54,7 @@ pub(super) fn schedule(world: &World, run: &Run, draft: &mut Draft) {
     if is_open {
         promote(world, run, draft);
         start_ready(world, run, draft);
+        context::end_overdue(run, draft);
     }
     // New commits of the user on the base branch are merged after the end of the plan too.
     prove_next(run, draft);
@@ -145,10 +147,11 @@ fn start(run: &Run, stage: &Stage, slot: u32, draft: &mut Draft) {
     let session = SessionId::of(id, fence);
     let previous = run.sessions.get(&SessionId::of(id, stage.sessions)).filter(|_| stage.base.is_some());
     let conversation = stage.resume.clone().unwrap_or_else(|| conversation_id(&run.ground.nonce, &session));
+    let attempt = if stage.paused.is_some() { stage.attempts } else { stage.attempts + 1 };
     draft.fact(Fact::session(
         &session,
         SessionChange::Planned {
-            attempt: stage.attempts + 1,
+            attempt,
             backend: stage.spec.agent.kind(),
             slot,
             worktree: worktree(id, fence, previous),
@@ -156,8 +159,12 @@ fn start(run: &Run, stage: &Stage, slot: u32, draft: &mut Draft) {
             resumes: stage.resume.is_some(),
         },
     ));
+    if stage.paused.is_some() {
+        draft.stage(id, StageChange::Continued { session });
+        return;
+    }
     let base = stage.base.clone().unwrap_or_else(|| tip.clone());
-    draft.stage(id, StageChange::Started { attempt: stage.attempts + 1, session, base });
+    draft.stage(id, StageChange::Started { attempt, session, base });
 }
 
 /// The folder of the stage's worktree. A host that left no record may have left

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::draft::{Draft, Step};
 use super::world::{Run, World};
-use super::{end, gates, queue, request, rules, schedule};
+use super::{context, end, gates, queue, request, rules, schedule};
 use crate::model::effect::Effect;
 use crate::model::event::{Event, StartFailure};
 use crate::model::fact::{Fact, SessionChange, StageChange};
@@ -57,6 +57,8 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
         Event::SessionGaveUp { session, exit, why } => {
             end::session_gave_up(world, run, session, (*exit, why), draft);
         }
+        Event::SessionMeasured { session, usage } => context::noted(run, session, usage, draft),
+        Event::SessionLeft { session, remains } => context::left(run, session, remains, draft),
         Event::Inspected { stage, session, request, inspection } => {
             end::inspected(world, run, &end::Inspected { stage, session, request: *request, inspection }, draft);
         }

@@ -1,5 +1,7 @@
 //! The kernel without any outside: events in, facts out.
 
+mod sessions;
+
 use jiff::Timestamp;
 
 use super::world::World;

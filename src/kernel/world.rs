@@ -9,10 +9,12 @@ use crate::model::check::Check;
 use crate::model::event::{Entry, Ground, PlanSource, RunOptions};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::{Answered, Gate, GateSubject};
+use crate::model::handoff::{Lists, Written};
 use crate::model::ids::{GateId, Oid, SessionId, StageId};
 use crate::model::plan::{BackendKind, Plan, StageSpec};
 use crate::model::session::{Activity, Session, SessionState};
 use crate::model::stage::{BlockReason, CheckResult, Failure, Phase, StageState};
+use crate::model::usage::{Usage, Zone};
 
 /// Everything that is so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,6 +120,14 @@ pub struct Stage {
     pub removing: bool,
     /// The next session continues this conversation.
     pub resume: Option<String>,
+    /// Why its attempt waits for another session; none: the next session is a new attempt.
+    pub paused: Option<String>,
+    /// Times this attempt was handed off.
+    pub handoffs: u32,
+    /// The newest handoff.
+    pub handoff: Option<Box<Written>>,
+    /// What dependents get: the newest lists that have anything in them.
+    pub lists: Lists,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
 }
@@ -140,6 +150,10 @@ impl Stage {
             is_tidied: false,
             removing: false,
             resume: None,
+            paused: None,
+            handoffs: 0,
+            handoff: None,
+            lists: Lists::default(),
             started_at: None,
             ended_at: None,
             spec,
@@ -157,14 +171,16 @@ impl Stage {
                     _ => {}
                 }
                 self.state = StageState::Ready { retry_at: *retry_at };
-                self.ended_at = None;
+                (self.ended_at, self.paused) = (None, None);
             }
+            StageChange::Paused { why, retry_at, resumes } => {
+                self.paused = Some(why.clone());
+                self.handoffs += u32::from(!resumes);
+                self.state = StageState::Ready { retry_at: *retry_at };
+            }
+            StageChange::HandoffWritten { written } => self.keep_handoff(written),
             StageChange::Started { attempt, session, base } => self.start(*attempt, session, base, at),
-            StageChange::Continued { session } => {
-                self.sessions += 1;
-                self.note = None;
-                self.state = StageState::Running { session: session.clone() };
-            }
+            StageChange::Continued { session } => self.go_on(session),
             StageChange::Submitted { commit } => {
                 let session = self.state.lease().cloned();
                 self.state = StageState::Verifying { commit: commit.clone(), phase: Phase::Queued, session };
@@ -204,21 +220,39 @@ impl Stage {
                 self.state = StageState::Skipped { reason: reason.clone(), go_on: *go_on };
                 self.ended_at = Some(at);
             }
-            StageChange::Reset { .. } => {
-                let (sessions, spec, held) = (self.sessions, self.spec.clone(), self.held);
-                *self = Stage { sessions, held, removing: true, ..Stage::new(spec) };
-            }
+            StageChange::Reset { .. } => self.start_over(),
             StageChange::Held => self.held = true,
             StageChange::Released => self.held = false,
             StageChange::Noted { text } => self.note = Some(text.clone()),
         }
     }
 
+    /// Another session of the same attempt.
+    fn go_on(&mut self, session: &SessionId) {
+        self.sessions += 1;
+        (self.resume, self.paused) = (None, None);
+        self.state = StageState::Running { session: session.clone() };
+    }
+
+    fn keep_handoff(&mut self, written: &Written) {
+        if !written.handoff.lists.is_empty() {
+            self.lists = written.handoff.lists.clone();
+        }
+        self.handoff = Some(Box::new(written.clone()));
+    }
+
+    fn start_over(&mut self) {
+        let (sessions, spec, held) = (self.sessions, self.spec.clone(), self.held);
+        // The numbers of handoffs name files: they are never used again.
+        let handoff = self.handoff.take();
+        *self = Stage { sessions, held, handoff, removing: true, ..Stage::new(spec) };
+    }
+
     fn start(&mut self, attempt: u32, session: &SessionId, base: &Oid, at: Timestamp) {
         self.attempts = attempt;
         self.tries += 1;
         self.sessions += 1;
-        self.resume = None;
+        (self.resume, self.paused, self.handoffs) = (None, None, 0);
         self.base.get_or_insert_with(|| base.clone());
         self.started_at.get_or_insert(at);
         self.ended_at = None;
@@ -404,9 +438,10 @@ impl Run {
         let Some(stage) = self.stages.get_mut(id) else { return };
         let entry = Entry::Stage { stage: id.clone() };
         let resume = match change {
-            StageChange::Failed { .. } | StageChange::Blocked { .. } | StageChange::Readied { .. } => {
-                stage.state.lease().cloned()
-            }
+            StageChange::Failed { .. }
+            | StageChange::Blocked { .. }
+            | StageChange::Readied { .. }
+            | StageChange::Paused { resumes: true, .. } => stage.state.lease().cloned(),
             _ => None,
         };
         stage.apply(change, at);
@@ -440,6 +475,8 @@ impl Run {
                 returns: 0,
                 reminders: 0,
                 started_at: at,
+                usage: None,
+                told: None,
             };
             self.sessions.insert(id.clone(), session);
             return;
@@ -466,7 +503,11 @@ impl Run {
             SessionChange::Returned => {
                 session.returns += 1;
                 session.reminders = 0;
+                // Its time to hand off begins anew.
+                session.told = session.told.filter(|(zone, _)| *zone != Zone::Red);
             }
+            SessionChange::Measured { usage } => session.usage = Some(*usage),
+            SessionChange::Told { zone } => session.told = Some((*zone, at)),
             SessionChange::Reminded => session.reminders += 1,
             SessionChange::Activity { activity } => session.activity = *activity,
         }
@@ -502,6 +543,15 @@ impl Run {
     /// Sessions that take a place among `max_parallel`: not those that are only ending.
     pub fn busy_sessions(&self) -> usize {
         self.stages.values().filter(|stage| stage.state.lease().is_some()).count()
+    }
+    /// The session that holds the stage's lease.
+    pub fn lease_of(&self, stage: &Stage) -> Option<&Session> {
+        stage.state.lease().and_then(|id| self.sessions.get(id))
+    }
+    /// What all sessions of a stage, or of the plan, have used.
+    pub fn used(&self, stage: Option<&StageId>) -> Usage {
+        let sessions = self.sessions.values().filter(|session| stage.is_none_or(|stage| session.stage == *stage));
+        sessions.filter_map(|session| session.usage).fold(Usage::default(), Usage::plus)
     }
     pub fn open_gates(&self) -> impl Iterator<Item = &Gate> {
         self.gates.values().filter(|gate| gate.answer.is_none())

@@ -58,6 +58,8 @@ pub struct Start {
     pub slot: u32,
     pub conversation: String,
     pub resumes: bool,
+    /// No session of the stage was there before in this plan.
+    pub is_first: bool,
     pub timeout: Duration,
 }
 
@@ -91,6 +93,8 @@ pub enum Answer {
     TurnMayEnd,
     /// A turn goes on with this text.
     TurnGoesOn { text: String },
+    /// Noted; the agent is told this.
+    Advice { text: String },
     /// A verdict is pending: wait for the stage's next change and ask again.
     TurnWaits,
     /// Refused: what, why, what to type next.

@@ -3,10 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::handoff::Handoff;
 use super::ids::{Oid, SessionId, StageId};
 use super::plan::{BackendKind, Plan};
 use super::session::{Exit, GaveUp, HostIdentity};
 use super::stage::{BlockCode, CheckResult};
+use super::usage::Usage;
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +54,16 @@ pub enum Event {
         session: SessionId,
         exit: Exit,
         why: GaveUp,
+    },
+    /// Measured at its end.
+    SessionMeasured {
+        session: SessionId,
+        usage: Usage,
+    },
+    /// What a session that is over left behind, as far as it can be seen from outside.
+    SessionLeft {
+        session: SessionId,
+        remains: Box<Handoff>,
     },
     Inspected {
         stage: StageId,
@@ -188,6 +200,22 @@ pub enum Request {
     Activity {
         session: SessionId,
         activity: super::session::Activity,
+    },
+    /// What the session has used so far, as its hooks read it. `hears`: the answer reaches the agent.
+    Measured {
+        session: SessionId,
+        usage: Usage,
+        hears: bool,
+    },
+    /// What the agent leaves for the next session and for dependents.
+    Handoff {
+        stage: StageId,
+        handoff: Box<Handoff>,
+    },
+    /// The client is about to compact the conversation; `remains` is what can be seen from outside.
+    Compacting {
+        session: SessionId,
+        remains: Box<Handoff>,
     },
 }
 

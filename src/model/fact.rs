@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Caller, Entry, Ground, PlanSource, RunOptions};
 use super::gate::GateSubject;
+use super::handoff::Written;
 use super::ids::{GateId, Oid, SessionId, StageId};
 use super::plan::{BackendKind, Plan};
 use super::session::{Activity, EndReason, HostIdentity, SessionEnd};
 use super::stage::{BlockReason, CheckResult, Failure};
+use super::usage::{Usage, Zone};
 
 /// Version of the facts in this binary. A newer one is read and not written.
 pub const FACT_VERSION: u32 = 1;
@@ -140,6 +142,17 @@ pub enum StageChange {
     Continued {
         session: SessionId,
     },
+    /// The session is over and the attempt is not: another one goes on with it, in the same
+    /// conversation or in a new one, not before `retry_at`.
+    Paused {
+        why: String,
+        resumes: bool,
+        retry_at: Option<Timestamp>,
+    },
+    /// What a session of the stage leaves for the next one and for dependents.
+    HandoffWritten {
+        written: Box<Written>,
+    },
     Submitted {
         commit: Oid,
     },
@@ -221,6 +234,14 @@ pub enum SessionChange {
     Reminded,
     Activity {
         activity: Activity,
+    },
+    /// What it has used so far.
+    Measured {
+        usage: Usage,
+    },
+    /// It was told how near its context budget is.
+    Told {
+        zone: Zone,
     },
 }
 

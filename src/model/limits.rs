@@ -107,3 +107,16 @@ pub const SCROLLBACK_ROWS: usize = 200;
 pub const TIDY_AT: usize = 4;
 /// Largest rescue, in bytes, before a person is asked.
 pub const RESCUE_BYTES_MAX: u64 = 2 << 30;
+/// Percent of the context window from which on a session should get ready to hand off.
+pub const CONTEXT_YELLOW: u32 = 50;
+/// How long a session that was asked for its handoff may take to write it.
+pub const HANDOFF_TURN: Duration = Duration::from_secs(5 * 60);
+/// Longest handoff, in bytes.
+pub const HANDOFF_BYTES_MAX: usize = 32 << 10;
+/// Most entries of one list in a handoff.
+pub const HANDOFF_LIST_MAX: usize = 64;
+/// Most handoffs within one attempt: a task that fills window after window without being
+/// submitted is not one that more of the same will finish.
+pub const HANDOFFS_MAX: u32 = 8;
+/// What one dependency may add to a signal, in bytes.
+pub const LISTS_BYTES_MAX: usize = 4 << 10;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{SessionId, StageId};
 use super::plan::BackendKind;
+use super::usage::{Usage, Zone};
 
 /// A session as recorded: its number is the fence of its lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,10 @@ pub struct Session {
     /// Turns since the last verdict that ended without a submission and were sent back.
     pub reminders: u32,
     pub started_at: Timestamp,
+    /// None: nobody has measured it yet.
+    pub usage: Option<Usage>,
+    /// The zone of its context budget that it was told of, and when.
+    pub told: Option<(Zone, Timestamp)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +82,8 @@ pub enum EndReason {
     Blocked,
     /// Its stage was reset or skipped.
     Withdrawn,
+    /// Its context budget is used up: another session goes on with its handoff.
+    HandingOff,
 }
 
 /// How a session ended.
@@ -130,6 +137,8 @@ pub enum GaveUp {
     NotLoggedIn,
     /// The account's limit; `until`: when it is lifted, if anybody said so.
     Limit { until: Option<Timestamp> },
+    /// The conversation is too long to go on.
+    ContextFull,
     /// Anything else, in the client's words.
     Failed { text: String },
 }

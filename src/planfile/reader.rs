@@ -133,11 +133,13 @@ impl Reader<'_, '_> {
         self.shape(&entry.value, field.shape, field.name);
         let name = field.name;
         match field.effect {
+            Effect::Works if name == "context_budget" && matches!(entry.value.value, Value::Int(81..=100)) => {
+                let message = "`context_budget` above 80 acts as 80: the client compacts by itself soon after";
+                self.report.warning(&entry.key_span, message).field(name);
+            }
             Effect::Works => {}
             Effect::Advice => {
-                let above = name == "context_budget" && matches!(entry.value.value, Value::Int(81..=100));
-                let more = if above { ", and above 80 it acts as 80" } else { "" };
-                self.report.warning(&entry.key_span, format!("`{name}` has no effect yet{more}")).field(name);
+                self.report.warning(&entry.key_span, format!("`{name}` has no effect yet")).field(name);
             }
             Effect::Refused if asks_for_nothing(&entry.value) => {}
             Effect::Refused if self.ignores(name) => {

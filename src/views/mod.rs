@@ -6,17 +6,43 @@ use std::io;
 
 use crate::base::fs::write_atomic;
 use crate::base::layout::Layout;
-use crate::kernel::text;
 use crate::kernel::world::{Run, Stage};
-use crate::model::ids::{SessionId, StageId};
-use crate::model::plan::{Agent, stage_branch};
-use crate::model::stage::{Failure, StageState};
+use crate::model::handoff::{Author, Written};
+use crate::model::ids::StageId;
+use crate::model::plan::stage_branch;
+use crate::model::stage::StageState;
 
-/// Writes the view of one stage.
+mod signal;
+
+pub use signal::write_signal;
+
+/// Writes the view of one stage, and its newest handoff.
 pub fn write_stage(layout: &Layout, run: &Run, id: &StageId) -> io::Result<()> {
     let Some(stage) = run.stages.get(id) else { return Ok(()) };
     fs_err::create_dir_all(layout.stages())?;
-    write_atomic(&layout.stage_view(id), stage_view(run, stage).as_bytes())
+    write_atomic(&layout.stage_view(id), stage_view(run, stage).as_bytes())?;
+    let Some(written) = &stage.handoff else { return Ok(()) };
+    let path = layout.handoff(id, written.number);
+    if !path.exists() {
+        fs_err::create_dir_all(layout.handoffs())?;
+        write_atomic(&path, handoff_view(id, written).as_bytes())?;
+        // A compaction reads the assignment again, and finds the handoff in it.
+        if let Some(session) = stage.state.lease() {
+            write_signal(layout, run, session)?;
+        }
+    }
+    Ok(())
+}
+
+fn handoff_view(id: &StageId, written: &Written) -> String {
+    format!("# Handoff {} of stage `{id}`\n\n> {}\n\n{}", written.number, origin(written), written.handoff.render())
+}
+
+fn origin(written: &Written) -> String {
+    match written.by {
+        Author::Agent => format!("Written by the agent of session `{}`.", written.session),
+        Author::Loom => format!("Written by Loom: session `{}` left none of its own.", written.session),
+    }
 }
 
 fn stage_view(run: &Run, stage: &Stage) -> String {
@@ -65,71 +91,4 @@ fn stage_view(run: &Run, stage: &Stage) -> String {
         }
     }
     out
-}
-
-/// Writes the assignment of a session and returns it.
-pub fn write_signal(layout: &Layout, run: &Run, session: &SessionId) -> io::Result<()> {
-    let Some(stage) = run.stages.get(&session.stage()) else { return Ok(()) };
-    fs_err::create_dir_all(layout.signals())?;
-    write_atomic(&layout.signal(session), signal(layout, run, stage, session).as_bytes())
-}
-
-/// The assignment: stable parts first, so that sessions share a cached prefix.
-fn signal(layout: &Layout, run: &Run, stage: &Stage, session: &SessionId) -> String {
-    let spec = &stage.spec;
-    let id = &spec.id;
-    let mut out = String::from(include_str!("signal.md"));
-    let folder = run.sessions.get(session).map_or(id.as_str(), |session| session.worktree.as_str());
-    let _ = writeln!(out, "\n# Assignment: stage `{id}` of plan `{}`\n", run.plan.id);
-    let _ = writeln!(out, "**{}**\n\n{}\n", spec.name, spec.description.trim());
-    let _ = writeln!(out, "- Worktree: `{}`", layout.worktree(folder).display());
-    let _ = writeln!(out, "- Branch: `{}`", stage_branch(id));
-    let _ = writeln!(out, "- Session: `{session}`, attempt {}", stage.attempts);
-    if spec.working_dir != "." {
-        let _ = writeln!(out, "- Paths of the stage start at `{}`", spec.working_dir);
-    }
-    if !spec.files.is_empty() {
-        let _ = writeln!(out, "- It should change only: {}", crate::base::text::list(&spec.files));
-    }
-    out.push_str("\n## Checks that decide\n\nLoom runs them itself, on your commit merged with the plan branch:\n\n");
-    for check in run.checks_of(spec) {
-        let about = check.description.map(|about| format!(" ({about})")).unwrap_or_default();
-        let _ = writeln!(out, "- `{}`{about}", check.command);
-    }
-    if !spec.dependencies.is_empty() {
-        out.push_str("\n## What is there already\n\n");
-        for dependency in spec.dependencies.iter().filter_map(|id| run.stages.get(id)) {
-            let _ = writeln!(
-                out,
-                "- `{}`: {} ({})",
-                dependency.spec.id,
-                dependency.spec.name,
-                dependency.state.kind().as_str()
-            );
-        }
-    }
-    if let Some(note) = &stage.note {
-        let _ = writeln!(out, "\n## A person says\n\n{note}");
-    }
-    if !stage.failures.is_empty() {
-        out.push_str("\n## What went wrong so far\n");
-        for failure in &stage.failures {
-            push_failure(&mut out, failure);
-        }
-    }
-    if let Agent::Claude { .. } = spec.agent {
-        let _ = writeln!(
-            out,
-            "\n## When it is done\n\nCommit, then run `loom stage complete {id}` and end your turn when it says so."
-        );
-    }
-    let overview = run.plan.overview.trim();
-    if !overview.is_empty() {
-        let _ = writeln!(out, "\n## The plan this is part of: {}\n\n{overview}", run.plan.title);
-    }
-    out
-}
-
-fn push_failure(out: &mut String, failure: &Failure) {
-    let _ = writeln!(out, "\n### Attempt {}\n\n{}", failure.attempt, text::for_agent(failure).trim_end());
 }

@@ -62,9 +62,10 @@ pub fn render(status: &Status, color: bool) -> String {
             Some(n) if n > 1 => format!("  attempt {n}"),
             _ => String::new(),
         };
+        let gauge = gauge(status, stage, color);
         let _ = writeln!(
             out,
-            "  {} {:<width$}  {state}{attempt}{detail}",
+            "  {} {:<width$}  {state}{attempt}{gauge}{detail}",
             toned(mark(stage), tone(stage), color),
             stage.id
         );
@@ -80,6 +81,22 @@ pub fn render(status: &Status, color: bool) -> String {
         let _ = writeln!(out, "\nNext: {}", status.next.join(" · "));
     }
     out
+}
+
+/// How full the context window of the stage's session is.
+fn gauge(status: &Status, stage: &StageRow, color: bool) -> String {
+    let session = stage.session.as_ref().and_then(|id| status.sessions.iter().find(|session| session.id == *id));
+    let Some((percent, tokens)) = session.and_then(|session| Some((session.context_percent?, session.tokens?))) else {
+        return String::new();
+    };
+    let tone = match session.and_then(|session| session.context_zone.as_deref()) {
+        Some("red") => Tone::Bad,
+        Some("yellow") => Tone::Waits,
+        _ => Tone::Good,
+    };
+    let cost = session.and_then(|session| session.cost_usd).map(|cost| format!(" ${cost:.2}")).unwrap_or_default();
+    let text = format!("{percent} % of context, {}k tokens{cost}", tokens.context.div_ceil(1_000));
+    format!("  [{}]", toned(&text, tone, color))
 }
 
 /// The state in a word.

@@ -47,6 +47,10 @@ pub struct Lane {
 pub enum When {
     /// The first message of the user contains this.
     FirstUser(String),
+    /// The last message of the user contains this.
+    LastUser(String),
+    /// Some message, or the system prompt, contains this.
+    Anywhere(String),
     /// It comes from a subagent, or does not.
     Subagent(bool),
 }
@@ -349,6 +353,8 @@ impl Lane {
     fn takes(&self, seen: &Seen) -> bool {
         self.when.iter().all(|when| match when {
             When::FirstUser(text) => seen.first_user.contains(text),
+            When::LastUser(text) => seen.last_user.contains(text),
+            When::Anywhere(text) => seen.everything.contains(text),
             When::Subagent(wanted) => seen.agent.is_empty() != *wanted,
         })
     }

@@ -168,6 +168,7 @@ impl Rig {
             slot: 0,
             conversation: conversation.to_owned(),
             resumes: false,
+            is_first: true,
             timeout: Duration::from_secs(60),
         };
         let launch = agent::launch(&start, &self.layout(), &self.path("bin/loom"), &self.environment()).unwrap();

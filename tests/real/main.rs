@@ -13,6 +13,7 @@ mod install;
 mod project;
 mod pty;
 
+mod budget;
 mod headless;
 mod interactive;
 mod plans;

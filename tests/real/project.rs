@@ -189,6 +189,19 @@ impl Project {
         let stages = status["stages"].as_array().unwrap();
         stages.iter().find(|stage| stage["id"] == id).unwrap_or_else(|| panic!("no stage {id}: {status}")).clone()
     }
+    /// Waits until the status is like this.
+    #[track_caller]
+    pub fn wait_for_status(&self, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + LONG;
+        loop {
+            let status = self.status();
+            if is_wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < end, "not {what}: {status:#}\n{}", self.story());
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
     /// Waits until a stage is like this.
     #[track_caller]
     pub fn wait_for_stage(&self, id: &str, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {

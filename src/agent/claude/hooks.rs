@@ -19,11 +19,12 @@ pub enum HookEvent {
     Notification,
     Stop,
     StopFailure,
+    PreCompact,
     SessionEnd,
 }
 
 impl HookEvent {
-    pub const ALL: [HookEvent; 9] = [
+    pub const ALL: [HookEvent; 10] = [
         HookEvent::SessionStart,
         HookEvent::UserPromptSubmit,
         HookEvent::PreToolUse,
@@ -32,6 +33,7 @@ impl HookEvent {
         HookEvent::Notification,
         HookEvent::Stop,
         HookEvent::StopFailure,
+        HookEvent::PreCompact,
         HookEvent::SessionEnd,
     ];
     /// The client's name for it.
@@ -45,6 +47,7 @@ impl HookEvent {
             HookEvent::Notification => "Notification",
             HookEvent::Stop => "Stop",
             HookEvent::StopFailure => "StopFailure",
+            HookEvent::PreCompact => "PreCompact",
             HookEvent::SessionEnd => "SessionEnd",
         }
     }
@@ -59,6 +62,7 @@ impl HookEvent {
             HookEvent::Notification => "notification",
             HookEvent::Stop => "stop",
             HookEvent::StopFailure => "stop-failure",
+            HookEvent::PreCompact => "pre-compact",
             HookEvent::SessionEnd => "session-end",
         }
     }
@@ -163,6 +167,13 @@ fn tool_decision(decision: &str, reason: &str) -> Value {
         "permissionDecision": decision,
         "permissionDecisionReason": reason,
     }})
+}
+
+/// PreToolUse: adds text that the model reads beside the tool's result, whatever `answer` decides.
+pub fn with_context(answer: Option<Value>, text: &str) -> Value {
+    let mut answer = answer.unwrap_or_else(|| json!({"hookSpecificOutput": {"hookEventName": "PreToolUse"}}));
+    answer["hookSpecificOutput"]["additionalContext"] = json!(text);
+    answer
 }
 
 /// PermissionRequest: answers the dialog with yes.

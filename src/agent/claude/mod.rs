@@ -3,6 +3,7 @@
 //! and one settings file in the session's folder: nothing is written into the
 //! worktree, nothing into the user's own configuration.
 
+pub mod gauge;
 pub mod hooks;
 pub mod preflight;
 pub mod settings;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use sha2::Digest;
 
 use super::environment::Environment;
-use super::{BackendLaunch, LaunchFile, remove, set};
+use super::{BackendLaunch, LaunchFile, Traces, remove, set};
 use crate::host::logs;
 use crate::host::spec::{EnvChange, HostFolder, HostSpec, TerminalSize};
 use crate::model::ids::StageId;
@@ -46,6 +47,12 @@ pub(super) fn launch(request: &Request, session: &Path, loom: &Path, environment
     let file = session.join("claude-settings.json");
     let settings = settings::render(loom, key == KeyUse::Renamed);
     let (conversation, resumes) = Conversation::resolve(environment, request.conversation);
+    let mut files = vec![LaunchFile { path: file.clone(), content: format!("{settings:#}\n") }];
+    if let Conversation::Resumable(transcript) = Conversation::of(environment, &conversation) {
+        // What was used before was another session's.
+        let content = gauge::Gauge::resuming(&transcript).to_json();
+        files.push(LaunchFile { path: session.join("gauge.json"), content });
+    }
     BackendLaunch {
         argv: argv(request, &file, &conversation, resumes),
         env: env(request.mode, key),
@@ -53,7 +60,7 @@ pub(super) fn launch(request: &Request, session: &Path, loom: &Path, environment
             AgentMode::Interactive => Some(TERMINAL),
             AgentMode::Headless => None,
         },
-        files: vec![LaunchFile { path: file, content: format!("{settings:#}\n") }],
+        files,
         starts_in_working_dir: false,
     }
 }
@@ -176,6 +183,50 @@ pub(super) fn gave_up(dir: &Path, spec: &HostSpec, exit: Exit) -> Option<GaveUp>
         }
         _ => None,
     }
+}
+
+/// What a client that is over left in its transcript and its stream.
+pub(super) fn traces(dir: &Path, spec: &HostSpec) -> Traces {
+    let id = spec.argv.iter().find_map(|word| word.strip_prefix("--session-id=").or(word.strip_prefix("--resume=")));
+    let environment = Environment::of_this_process();
+    let transcript = match id.map(|id| Conversation::of(&environment, id)) {
+        Some(Conversation::Resumable(transcript)) => Some(transcript),
+        _ => None,
+    };
+    let folder = HostFolder::new(dir);
+    let outcome = match spec.terminal {
+        None => stream::read(&[&folder.old_log(), &folder.log()]).ok().flatten(),
+        Some(_) => None,
+    };
+    Traces {
+        usage: gauge::final_usage(dir, transcript.as_deref(), outcome.and_then(|outcome| outcome.cost_microusd)),
+        last_words: transcript.and_then(|transcript| last_words(&transcript).ok().flatten()),
+    }
+}
+
+/// The text that the model wrote last, as far as it is in the end of the transcript.
+fn last_words(transcript: &Path) -> std::io::Result<Option<String>> {
+    use std::io::{Read, Seek};
+    const END: u64 = 256 << 10;
+    const SHOWN: usize = 2 << 10;
+    let mut file = fs_err::File::open(transcript)?;
+    let length = file.metadata()?.len();
+    file.seek(std::io::SeekFrom::Start(length.saturating_sub(END)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let words = bytes.split(|byte| *byte == b'\n').rev().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_slice(line).ok()?;
+        let is_model = line["type"] == "assistant" && line["isSidechain"] != true && line["isApiErrorMessage"] != true;
+        let blocks = line["message"]["content"].as_array().filter(|_| is_model)?;
+        blocks
+            .iter()
+            .rev()
+            .find_map(|block| block["text"].as_str())
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+            .map(|text| crate::base::text::tail(text, SHOWN).to_owned())
+    });
+    Ok(words)
 }
 
 /// The client's configuration folder.

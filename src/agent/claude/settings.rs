@@ -26,6 +26,8 @@ pub fn render(loom: &Path, hands_over_key: bool) -> Value {
         // `--strict-mcp-config` leaves them out, but does not keep the question away.
         "enableAllProjectMcpServers": true,
     });
+    // How the client reports its context window and what it costs; a person who attaches reads it too.
+    settings["statusLine"] = json!({"type": "command", "command": status_line(loom)});
     if hands_over_key {
         settings["apiKeyHelper"] = json!(format!("printenv {RENAMED_KEY}"));
     }
@@ -54,10 +56,17 @@ fn registration(loom: &Path, event: HookEvent) -> Value {
 
 /// The client runs it with `sh -c`.
 fn command_line(loom: &Path, event: HookEvent) -> String {
+    format!("{} hook {}", quoted(loom), event.argument())
+}
+
+fn status_line(loom: &Path) -> String {
+    format!("{} hook status-line", quoted(loom))
+}
+
+fn quoted(loom: &Path) -> String {
     let loom = loom.display().to_string();
     // A path from the operating system has no NUL, the one thing that cannot be quoted.
-    let quoted = shlex::try_quote(&loom).map_or_else(|_| loom.clone(), std::borrow::Cow::into_owned);
-    format!("{quoted} hook {}", event.argument())
+    shlex::try_quote(&loom).map_or_else(|_| loom.clone(), std::borrow::Cow::into_owned)
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub struct Outcome {
     pub text: String,
     /// When a usage limit is lifted, if one was met and the API said so.
     pub limit_resets_at: Option<Timestamp>,
+    /// What the process has cost so far, in millionths of a US dollar.
+    pub cost_microusd: Option<u64>,
 }
 
 /// Why a client's turn, or its whole session, ended.
@@ -50,7 +52,7 @@ impl EndCause {
             EndCause::Completed => None,
             EndCause::NotLoggedIn => Some(GaveUp::NotLoggedIn),
             EndCause::RateLimited { resets_at } => Some(GaveUp::Limit { until: resets_at }),
-            EndCause::ContextFull => Some(GaveUp::Failed { text: "the conversation is too long to go on".to_owned() }),
+            EndCause::ContextFull => Some(GaveUp::ContextFull),
             EndCause::Failed { text } => Some(GaveUp::Failed { text }),
         }
     }
@@ -162,6 +164,7 @@ fn outcome(event: &Value) -> Outcome {
             _ => String::new(),
         },
         limit_resets_at: None,
+        cost_microusd: super::gauge::microusd(&event["total_cost_usd"]),
     }
 }
 

@@ -3,6 +3,7 @@
 mod attach;
 mod completions;
 mod demo;
+mod handoff;
 mod init;
 mod plan;
 mod run;
@@ -36,6 +37,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Logs(args) => attach::logs(&place()?, &args),
         Command::Stage(verb) => stage::run(&place()?, verb),
         Command::Signal(args) => signal::run(&place()?, &args),
+        Command::Handoff(args) => handoff::run(&place()?, *args),
         Command::Plan(verb) => plan::run(verb),
         Command::Sessions(verb) => sessions::run(&place()?, verb),
         Command::Undo(args) => undo::run(&place()?, &args),

@@ -1,0 +1,75 @@
+//! What a session that is over left behind: its last measurement, and a handoff
+//! written from outside for the session that goes on.
+
+use crate::agent;
+use crate::base::layout::Layout;
+use crate::git::Git;
+use crate::model::event::Event;
+use crate::model::handoff::Handoff;
+use crate::model::ids::{Oid, SessionId};
+use crate::model::limits::HANDOFF_LIST_MAX;
+use crate::model::session::Exit;
+
+/// Where a session works: `ground.json` in its folder, so that its work can be looked at
+/// without asking anybody.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub struct WorkPlace {
+    pub worktree: std::path::PathBuf,
+    pub base: Oid,
+}
+
+impl WorkPlace {
+    pub fn of(layout: &Layout, session: &SessionId) -> Option<WorkPlace> {
+        serde_json::from_slice(&fs_err::read(layout.ground(session)).ok()?).ok()
+    }
+}
+
+/// What happened at the end of a session, in order: its last measurement, what it left, its end.
+pub(super) fn at_the_end(layout: &Layout, git: Option<&Git>, session: SessionId, exit: Exit) -> Vec<Event> {
+    let dir = layout.session(&session);
+    let end = match agent::gave_up(&dir, exit) {
+        Some(why) => Event::SessionGaveUp { session: session.clone(), exit, why },
+        None => Event::SessionEnded { session: session.clone(), exit },
+    };
+    let Some(traces) = agent::traces(&dir) else { return vec![end] };
+    let mut events = Vec::new();
+    if let Some(usage) = traces.usage {
+        events.push(Event::SessionMeasured { session: session.clone(), usage });
+    }
+    if let Some(git) = git {
+        let opening =
+            format!("Session `{session}` is over ({exit}) and left no handoff: this is what can be seen of it.");
+        let remains = Box::new(seen_from_outside(layout, git, &session, opening, traces.last_words));
+        events.push(Event::SessionLeft { session, remains });
+    }
+    events.push(end);
+    events
+}
+
+/// A handoff from git and the last words of the transcript.
+pub fn seen_from_outside(
+    layout: &Layout,
+    git: &Git,
+    session: &SessionId,
+    opening: String,
+    last_words: Option<String>,
+) -> Handoff {
+    let mut handoff = Handoff { status: opening, ..Handoff::default() };
+    if let Some(words) = last_words {
+        let quoted: Vec<String> = words.lines().map(|line| format!("> {line}")).collect();
+        handoff.status.push_str(&format!("\n\nThe agent's last words, as it wrote them:\n\n{}", quoted.join("\n")));
+    }
+    fill_in(&mut handoff, layout, git, session);
+    handoff
+}
+
+/// Adds what git knows: commits, changed files, uncommitted work.
+pub fn fill_in(handoff: &mut Handoff, layout: &Layout, git: &Git, session: &SessionId) {
+    let Some(place) = WorkPlace::of(layout, session) else { return };
+    if let Ok(history) = git.since(&place.worktree, &place.base, HANDOFF_LIST_MAX) {
+        (handoff.commits, handoff.files) = (history.commits, history.files);
+    }
+    if let Ok(status) = git.status(&place.worktree) {
+        handoff.uncommitted = status.dirty.into_iter().take(HANDOFF_LIST_MAX).collect();
+    }
+}

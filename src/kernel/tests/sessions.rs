@@ -1,0 +1,189 @@
+//! Sessions that end before their stage does.
+
+use super::*;
+use crate::model::effect::Answer;
+use crate::model::handoff::{Author, Handoff, Lists};
+use crate::model::limits::{HANDOFF_TURN, HANDOFFS_MAX};
+use crate::model::session::{SessionEnd, SessionState};
+use crate::model::usage::{Usage, Zone};
+
+fn used(percent: u64) -> Usage {
+    Usage { context: percent * 2_000, window: 200_000, output: 1, ..Usage::default() }
+}
+
+fn said() -> Handoff {
+    let lists = Lists { warnings: vec!["beware".to_owned()], ..Lists::default() };
+    Handoff { status: "half".to_owned(), lists, ..Handoff::default() }
+}
+
+impl Sim {
+    /// What the agent of a session asks for, and the answer.
+    fn agent(&mut self, session: &str, request: Request) -> Answer {
+        let caller = Caller::Agent { session: SessionId::new(session).unwrap() };
+        self.send(Event::Request { id: RequestId(7), caller, request });
+        let answers = self.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Reply { request: RequestId(7), answer } => Some(answer.clone()),
+            _ => None,
+        });
+        answers.unwrap()
+    }
+    fn measured(&mut self, session: &str, percent: u64) -> Answer {
+        let usage = used(percent);
+        self.agent(session, Request::Measured { session: SessionId::new(session).unwrap(), usage, hears: true })
+    }
+    fn stage_of(&self, name: &str) -> &crate::kernel::world::Stage {
+        &self.world.run.as_ref().unwrap().stages[&id(name)]
+    }
+    fn end_of(&self, session: &str) -> Option<SessionEnd> {
+        let session = &self.world.run.as_ref().unwrap().sessions[&SessionId::new(session).unwrap()];
+        match session.state {
+            SessionState::Ended { end, .. } => Some(end),
+            _ => None,
+        }
+    }
+    fn later(&mut self, pause: std::time::Duration) -> &mut Sim {
+        self.now = self.now.checked_add(jiff::SignedDuration::try_from(pause).unwrap()).unwrap();
+        self
+    }
+}
+
+fn one() -> Sim {
+    let mut sim = Sim::new(vec![spec("a", &[], claude()), spec("b", &["a"], claude())]);
+    sim.schedule().hosted("a.1");
+    sim
+}
+
+#[test]
+fn an_agent_is_told_once_in_each_zone() {
+    let mut sim = one();
+    for (percent, expected) in [(10, None), (49, None), (50, Some("Get ready")), (51, None), (64, None)] {
+        let told = match sim.measured("a.1", percent) {
+            Answer::Advice { text } => Some(text),
+            _ => None,
+        };
+        assert_eq!(told.is_some(), expected.is_some(), "{percent}: {told:?}");
+        assert!(expected.is_none_or(|words| told.unwrap().contains(words)), "{percent}");
+    }
+    let Answer::Advice { text } = sim.measured("a.1", 66) else { panic!("red was not told") };
+    assert!(text.contains("loom handoff") && text.contains("loom stage complete a"), "{text}");
+    assert!(matches!(sim.measured("a.1", 67), Answer::Done { .. }));
+    let facts = sim.facts.len();
+    sim.measured("a.1", 67);
+    assert_eq!(sim.facts.len(), facts, "what is known already is not recorded again");
+}
+
+#[test]
+fn a_status_line_reports_and_is_told_nothing() {
+    let mut sim = one();
+    let session = SessionId::new("a.1").unwrap();
+    let answer = sim.agent("a.1", Request::Measured { session, usage: used(90), hears: false });
+    assert!(matches!(answer, Answer::Done { .. }));
+    assert!(matches!(sim.measured("a.1", 90), Answer::Advice { .. }), "the agent still has to be told");
+}
+
+#[test]
+fn a_handed_off_session_is_followed_by_one_of_the_same_attempt() {
+    let mut sim = one();
+    sim.measured("a.1", 70);
+    let handoff = Request::Handoff { stage: id("a"), handoff: Box::new(said()) };
+    assert!(matches!(sim.agent("a.1", handoff), Answer::Done { .. }));
+    let ended = Request::TurnEnded { session: SessionId::new("a.1").unwrap(), waits: false };
+    assert!(matches!(sim.agent("a.1", ended), Answer::TurnMayEnd));
+    sim.ended("a.1", Exit::UnixSignal { signal: 15 }).schedule();
+    assert_eq!(sim.end_of("a.1"), Some(SessionEnd::HandedOff));
+    let stage = sim.stage_of("a");
+    assert_eq!((stage.attempts, stage.tries, stage.sessions, stage.handoffs), (1, 1, 2, 1));
+    assert_eq!(stage.lists.warnings, ["beware"]);
+    let next = &sim.world.run.as_ref().unwrap().sessions[&SessionId::new("a.2").unwrap()];
+    let first = &sim.world.run.as_ref().unwrap().sessions[&SessionId::new("a.1").unwrap()];
+    assert!(!next.resumes && next.conversation != first.conversation && next.attempt == 1);
+}
+
+#[test]
+fn who_writes_no_handoff_in_time_is_ended_and_loom_writes_it() {
+    let mut sim = one();
+    sim.measured("a.1", 70);
+    assert_eq!(
+        super::super::next_deadline(&sim.world, sim.now),
+        sim.now.checked_add(jiff::SignedDuration::try_from(HANDOFF_TURN).unwrap()).ok()
+    );
+    sim.schedule();
+    let live = |sim: &Sim| {
+        matches!(
+            sim.world.run.as_ref().unwrap().sessions[&SessionId::new("a.1").unwrap()].state,
+            SessionState::Live { .. }
+        )
+    };
+    assert!(live(&sim));
+    sim.later(HANDOFF_TURN).schedule();
+    assert!(!live(&sim));
+    let remains = Handoff { status: "seen".to_owned(), ..Handoff::default() };
+    sim.send(Event::SessionLeft { session: SessionId::new("a.1").unwrap(), remains: Box::new(remains) });
+    sim.ended("a.1", Exit::UnixSignal { signal: 15 }).schedule();
+    let written = sim.stage_of("a").handoff.clone().unwrap();
+    assert_eq!((written.by, written.number, written.handoff.status.as_str()), (Author::Loom, 1, "seen"));
+    assert_eq!(sim.stage_of("a").sessions, 2);
+}
+
+#[test]
+fn an_agents_own_words_are_kept_over_what_is_seen_from_outside() {
+    let mut sim = one();
+    sim.agent("a.1", Request::Handoff { stage: id("a"), handoff: Box::new(said()) });
+    sim.send(Event::SessionLeft { session: SessionId::new("a.1").unwrap(), remains: Box::default() });
+    assert_eq!(sim.stage_of("a").handoff.as_ref().unwrap().by, Author::Agent);
+    assert!(matches!(sim.state("a"), StageState::Running { .. }), "a handoff before the budget ends nothing");
+    let empty = Event::Request {
+        id: RequestId(8),
+        caller: Caller::Agent { session: SessionId::new("a.1").unwrap() },
+        request: Request::Handoff { stage: id("a"), handoff: Box::default() },
+    };
+    let refusal = step(&sim.world, &empty, sim.now).unwrap_err();
+    assert!(refusal.what.contains("says nothing"), "{refusal}");
+}
+
+#[test]
+fn a_stage_that_only_hands_off_comes_to_its_end() {
+    let mut sim = Sim::new(vec![spec("a", &[], claude())]);
+    for n in 1..=100 {
+        sim.schedule();
+        let session = format!("a.{n}");
+        if sim.state("a").lease().is_none() {
+            break;
+        }
+        sim.hosted(&session).measured(&session, 99);
+        sim.later(HANDOFF_TURN).schedule().ended(&session, Exit::UnixSignal { signal: 15 });
+    }
+    let StageState::Blocked { reason } = sim.state("a") else { panic!("{:?}", sim.state("a")) };
+    assert!(reason.text.contains("handed off"), "{}", reason.text);
+    assert_eq!(sim.stage_of("a").sessions, 2 * (HANDOFFS_MAX + 1), "two attempts");
+}
+
+#[test]
+fn a_conversation_that_is_too_long_is_not_resumed() {
+    let mut sim = one();
+    let why = GaveUp::ContextFull;
+    sim.send(Event::SessionGaveUp { session: SessionId::new("a.1").unwrap(), exit: Exit::Code { code: 1 }, why });
+    assert_eq!(sim.end_of("a.1"), Some(SessionEnd::HandedOff));
+    assert!(sim.stage_of("a").resume.is_none());
+    sim.schedule().hosted("a.2");
+    let turn = Request::TurnFailed { session: SessionId::new("a.2").unwrap(), why: GaveUp::ContextFull };
+    sim.agent("a.2", turn);
+    assert!(matches!(sim.state("a"), StageState::Running { .. }), "until its tree is gone");
+    sim.ended("a.2", Exit::UnixSignal { signal: 15 }).schedule();
+    assert_eq!((sim.end_of("a.2"), sim.stage_of("a").attempts), (Some(SessionEnd::HandedOff), 1));
+}
+
+#[test]
+fn a_red_verdict_gives_a_session_its_time_again() {
+    let mut sim = one();
+    sim.measured("a.1", 70);
+    sim.agent("a.1", Request::Submit { stage: id("a") });
+    let inspection = Inspection::Clean { head: oid(7), changes_nothing: false };
+    let (stage, session) = (id("a"), SessionId::new("a.1").unwrap());
+    sim.send(Event::Inspected { stage, session, request: Some(RequestId(7)), inspection }).schedule();
+    sim.later(HANDOFF_TURN).proved("a", red()).schedule();
+    assert!(matches!(sim.state("a"), StageState::Running { .. }));
+    assert!(matches!(sim.measured("a.1", 71), Answer::Advice { .. }));
+    let told = sim.world.run.as_ref().unwrap().sessions[&SessionId::new("a.1").unwrap()].told;
+    assert_eq!(told, Some((Zone::Red, sim.now)));
+}
