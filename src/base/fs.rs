@@ -5,25 +5,38 @@ use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::fail::{self, Point};
+
 /// Replaces `path` with `bytes`: a reader sees the old or the new content, never a part.
 /// Not synced: for views, which can be rendered again.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = parent(path)?;
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(dir)?;
-    file.write_all(bytes)?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    let file = beside(path, bytes)?;
+    rename(file, path)
 }
 
 /// Replaces `path` with `bytes` and syncs file, name and folder before it returns.
 /// ext4 and xfs lose a renamed file without each of the three.
 pub fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = parent(path)?;
-    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(dir)?;
-    file.write_all(bytes)?;
+    let file = beside(path, bytes)?;
+    fail::point(Point::BeforeFileSync)?;
     file.as_file().sync_all()?;
+    rename(file, path)?;
+    fail::point(Point::BeforeFolderSync)?;
+    sync_dir(parent(path)?)
+}
+
+/// A new file in the folder of `path`.
+fn beside(path: &Path, bytes: &[u8]) -> io::Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(parent(path)?)?;
+    fail::point(Point::BeforeFileWrite)?;
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+fn rename(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
+    fail::point(Point::BeforeFileRename)?;
     file.persist(path).map_err(|error| error.error)?;
-    sync_dir(dir)
+    fail::point(Point::AfterFileRename)
 }
 
 /// Makes the names in `dir` durable.

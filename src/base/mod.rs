@@ -2,6 +2,8 @@
 //! other adapter may use it; it knows nothing of plans.
 
 pub mod clock;
+pub mod dice;
+pub mod fail;
 pub mod fs;
 pub mod glob;
 pub mod layout;

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::base::clock;
+use crate::base::fail::{self, Point};
 use crate::base::layout::Layout;
 use crate::daemon::rights::{self, Proof};
 use crate::daemon::turn::Mode;
@@ -82,7 +83,9 @@ impl Client {
             frame::write(&mut lines, &Hello::ours())?;
         }
         frame::write(&mut lines, &ClientLine { id: self.calls, token: self.token.clone(), call })?;
+        fail::point(Point::BeforeSend)?;
         self.writer.write_all(&lines).map_err(|_| self.silence())?;
+        fail::point(Point::AfterSend)?;
         Ok(self.calls)
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::ClientError;
+use crate::base::fail::{self, Point};
 use crate::base::{wait, watch};
 use crate::model::effect::Answer;
 use crate::model::event::Request;
@@ -46,7 +47,9 @@ pub(super) fn leave(request: Request) -> Result<PathBuf, ClientError> {
     let line = ClientLine { id: 1, token: None, call: Call::Request { request } };
     let bytes = serde_json::to_vec(&line).map_err(std::io::Error::from)?;
     let path = outbox.join(format!("{}.req", uuid::Uuid::new_v4().simple()));
+    fail::point(Point::BeforeSpoolRequest)?;
     crate::base::fs::write_atomic(&path, &bytes)?;
+    fail::point(Point::AfterSpoolRequest)?;
     Ok(path)
 }
 

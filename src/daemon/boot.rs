@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::mpsc::Sender;
 
 use crate::base::clock;
+use crate::base::fail::{self, Point};
 use crate::base::fs::{Lock, write_atomic};
 use crate::base::layout::Layout;
 use crate::daemon::dispatcher::{Dispatcher, Message};
@@ -75,6 +76,7 @@ impl Opened {
     pub fn open(layout: &Layout, mode: Mode) -> Result<Opened, BootError> {
         scaffold(layout)?;
         let lock = take_lock(layout)?;
+        fail::point(Point::HasWriterLock).map_err(io("the state cannot be opened"))?;
         tidy_after_a_killed_daemon(layout);
         let read = ReadOnly::open(layout)?;
         let mut notices = Vec::new();
@@ -136,6 +138,7 @@ impl Opened {
         }
         let mut events = self.recovered();
         events.push(Event::DaemonStarted { options });
+        fail::point(Point::IsReady).map_err(io("the daemon cannot go on"))?;
         ready();
         let Opened { mut dispatcher, sender, lock, .. } = self;
         let result = dispatcher.run(&events, &lock);

@@ -7,6 +7,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::base::fail::{self, Point};
 use crate::base::layout::Layout;
 use crate::daemon::dispatcher::Message;
 use crate::git::{Followed, Git, GitError, Own, Refs};
@@ -72,7 +73,12 @@ impl Executor {
         let context = Arc::clone(&self.context);
         let for_thread = key.clone();
         let body = move || {
-            let event = context.carry_out(effect);
+            let (before, after) = points(&effect);
+            let event = match fail::point(before) {
+                Ok(()) => context.carry_out(effect),
+                Err(error) => failed("an effect", &error),
+            };
+            fail::pass(after);
             context.send(for_thread, event);
         };
         // git2 and the YAML-free paths here need little stack; twelve sessions wait on such threads.
@@ -80,6 +86,28 @@ impl Executor {
         if let Err(error) = spawned {
             self.context.send(key, failed("start a thread", &error));
         }
+    }
+}
+
+/// The fail points before and after an effect.
+fn points(effect: &Effect) -> (Point, Point) {
+    match effect {
+        Effect::MakePlanBranch { .. } => (Point::BeforeMakePlanBranch, Point::AfterMakePlanBranch),
+        Effect::Start(_) => (Point::BeforeStart, Point::AfterStart),
+        Effect::OpenBarrier { .. } => (Point::BeforeOpenBarrier, Point::AfterOpenBarrier),
+        Effect::Watch { .. } => (Point::BeforeWatch, Point::AfterWatch),
+        Effect::EndSession { .. } => (Point::BeforeEndSession, Point::AfterEndSession),
+        Effect::Inspect { .. } => (Point::BeforeInspect, Point::AfterInspect),
+        Effect::Prove(_) => (Point::BeforeProve, Point::AfterProve),
+        Effect::Land { .. } => (Point::BeforeLand, Point::AfterLand),
+        Effect::FollowBase { .. } => (Point::BeforeFollowBase, Point::AfterFollowBase),
+        Effect::LookAtRefs { .. } => (Point::BeforeLookAtRefs, Point::AfterLookAtRefs),
+        Effect::RestorePlanBranch { .. } => (Point::BeforeRestorePlanBranch, Point::AfterRestorePlanBranch),
+        Effect::RemoveStage { .. } => (Point::BeforeRemoveStage, Point::AfterRemoveStage),
+        Effect::TidyWorktrees { .. } => (Point::BeforeTidyWorktrees, Point::AfterTidyWorktrees),
+        Effect::CleanPlan { .. } => (Point::BeforeCleanPlan, Point::AfterCleanPlan),
+        // The dispatcher carries these out by itself; see `daemon.answer`.
+        Effect::Reply { .. } | Effect::Shutdown => (Point::BeforeAnswer, Point::AfterAnswer),
     }
 }
 

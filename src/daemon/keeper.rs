@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::Instant;
 
+use crate::base::fail::{self, Point};
 use crate::model::limits::{KEEPER_RESTARTS_MAX, KEEPER_WINDOW};
 
 /// Starts `daemon()` and starts it again while it dies by a signal or a panic.
@@ -17,7 +18,10 @@ pub fn keep(mut daemon: impl FnMut(bool) -> Command) -> std::io::Result<i32> {
     let mut restarts: VecDeque<Instant> = VecDeque::new();
     let mut is_first = true;
     loop {
-        let status = daemon(is_first).spawn()?.wait()?;
+        fail::point(Point::BeforeDaemon)?;
+        let mut child = daemon(is_first).spawn()?;
+        fail::point(Point::AfterDaemon)?;
+        let status = child.wait()?;
         is_first = false;
         if let Some(code) = status.code().filter(|code| !is_crash(*code)) {
             return Ok(code);

@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use crate::base::fail::{self, Point};
 use crate::base::text::sha256;
 use crate::daemon::dispatcher::{Latest, Message};
 use crate::daemon::rights::{self, Proof};
@@ -184,7 +185,9 @@ fn answer(
                 return unanswered.not_taken(id, writer);
             }
             let Ok(answer) = answers.recv() else { return unanswered.not_taken(id, writer) };
+            fail::point(Point::BeforeAnswer)?;
             frame::write(writer, &ServerLine::Answer { id, answer })?;
+            fail::point(Point::AfterAnswer)?;
         }
         Call::Status => {
             let Some(status) = status(sender) else { return Ok(Next::DaemonGone) };

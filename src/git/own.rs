@@ -8,6 +8,7 @@ use std::process::Command;
 
 use super::command::{line, output, plain, run};
 use super::{Git, GitError};
+use crate::base::fail::{self, Point};
 use crate::model::ids::Oid;
 
 /// The repository in the cache folder, with its one checkout.
@@ -148,7 +149,9 @@ impl Own {
                 .env(format!("GIT_{role}_EMAIL"), email)
                 .env(format!("GIT_{role}_DATE"), &date);
         }
+        fail::point(Point::BeforeCommit)?;
         let text = line(run(command, Some(commit.message.as_bytes()))?);
+        fail::point(Point::AfterCommit)?;
         Oid::new(text.clone()).map_err(|_| GitError::Unexpected { args: "commit-tree".to_owned(), output: text })
     }
 
@@ -156,10 +159,12 @@ impl Own {
     /// ones removed, ignored ones (caches) kept.
     pub fn check_out(&self, tree: &Oid) -> Result<(), GitError> {
         fs_err::create_dir_all(&self.proof)?;
+        fail::point(Point::BeforeCheckout)?;
         run(self.in_proof(&["read-tree", "--reset", "-u", tree.as_str()]), None)?;
         if self.has_untracked() {
             run(self.in_proof(&["clean", "-ffdq"]), None)?;
         }
+        fail::point(Point::AfterCheckout)?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::command::line;
 use super::{Git, GitError};
+use crate::base::fail::{self, Point};
 use crate::base::fs::sync_dir;
 use crate::model::ids::Oid;
 
@@ -117,15 +118,20 @@ impl Git {
     pub fn swap_ref(&self, name: &str, old: Option<&Oid>, new: &Oid, why: &str) -> Result<(), GitError> {
         let zero = "0".repeat(new.as_str().len());
         let old = old.map_or(zero.as_str(), Oid::as_str);
+        fail::point(Point::BeforeRefUpdate)?;
         self.run(&["update-ref", "-m", why, "--no-deref", name, new.as_str(), old])?;
+        fail::point(Point::RefNotSynced)?;
         self.sync_refs(name)?;
+        fail::point(Point::AfterRefUpdate)?;
         Ok(())
     }
 
     /// Applies `update-ref --stdin` instructions in one transaction.
     pub(super) fn ref_transaction(&self, instructions: &str) -> Result<(), GitError> {
+        fail::point(Point::BeforeRefTransaction)?;
         let command = self.in_dir(&self.project, &["update-ref", "-m", "loom", "--stdin"]);
         line(super::command::run(command, Some(instructions.as_bytes()))?);
+        fail::point(Point::AfterRefTransaction)?;
         self.sync_refs("refs/loom")?;
         self.sync_refs("refs/heads/loom")
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::command::{line, run};
 use super::{Git, GitError};
+use crate::base::fail::{self, Point};
 use crate::model::ids::{Oid, PlanId, StageId};
 use crate::model::limits::RESCUE_BYTES_MAX;
 
@@ -29,6 +30,7 @@ impl Git {
             return self.rescue_commit(stage, &head, kept);
         }
         self.check_size(dir, &status.dirty)?;
+        fail::point(Point::BeforeRescue)?;
         let index = tempfile::Builder::new().prefix("loom-rescue-").tempdir()?;
         let index_file = index.path().join("index");
         let with_index = |args: &[&str]| {

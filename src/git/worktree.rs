@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::command::run;
 use super::{Git, GitError};
+use crate::base::fail::{self, Point};
 use crate::model::ids::Oid;
 
 /// What `git status` says about a worktree.
@@ -34,11 +35,13 @@ impl Git {
 
     fn try_add_worktree(&self, dir: &Path, branch: &str, base: &Oid) -> Result<(), GitError> {
         let dir = dir.display().to_string();
+        fail::point(Point::BeforeWorktreeAdd)?;
         if self.tip(&format!("refs/heads/{branch}"))?.is_some() {
             self.run(&["worktree", "add", "-q", &dir, branch])?;
         } else {
             self.run(&["worktree", "add", "-q", "--no-track", "-b", branch, &dir, base.as_str()])?;
         }
+        fail::point(Point::AfterWorktreeAdd)?;
         Ok(())
     }
 
@@ -70,10 +73,12 @@ impl Git {
     pub fn pack_durably(&self, base: &Oid, commit: &Oid) -> Result<(), GitError> {
         let prefix = self.common.join("objects/pack/pack");
         let prefix = prefix.display().to_string();
+        fail::point(Point::BeforePack)?;
         let args = ["pack-objects", "-q", "--revs", "--non-empty", "--delta-base-offset", &prefix];
         let revs = format!("{commit}\n^{base}\n");
         run(self.in_dir(&self.project, &args), Some(revs.as_bytes()))?;
         crate::base::fs::sync_dir(&self.common.join("objects/pack"))?;
+        fail::point(Point::AfterPack)?;
         Ok(())
     }
 
@@ -84,7 +89,9 @@ impl Git {
         if !self.is_clean(dir).unwrap_or(false) {
             return Ok(false);
         }
+        fail::point(Point::BeforeWorktreeRemove)?;
         fs_err::remove_dir_all(dir)?;
+        fail::point(Point::AfterWorktreeRemove)?;
         Ok(true)
     }
 
@@ -112,7 +119,9 @@ impl Git {
     pub fn remove_rescued_worktree(&self, dir: &Path) -> Result<(), GitError> {
         if dir.exists() {
             let dir = dir.display().to_string();
+            fail::point(Point::BeforeWorktreeRemove)?;
             self.run(&["worktree", "remove", "--force", "--force", &dir])?;
+            fail::point(Point::AfterWorktreeRemove)?;
         } else {
             self.prune_worktrees()?;
         }
@@ -128,8 +137,10 @@ impl Git {
     /// Makes a worktree's tracked files those of `branch` and removes untracked ones.
     /// Ignored files stay. Only after a rescue.
     pub fn restore_worktree(&self, dir: &Path, branch: &str) -> Result<(), GitError> {
+        fail::point(Point::BeforeWorktreeReset)?;
         run(self.in_dir(dir, &["checkout", "-q", "-f", "--ignore-other-worktrees", branch]), None)?;
         run(self.in_dir(dir, &["clean", "-fdq"]), None)?;
+        fail::point(Point::AfterWorktreeReset)?;
         Ok(())
     }
 }

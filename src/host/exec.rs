@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::spec::{EnvChange, HostFolder, HostSpec};
+use crate::base::fail;
 use crate::base::process;
 use crate::base::wait;
 
@@ -80,6 +81,8 @@ fn enter_signal_scope() {
 /// The environment of the child.
 fn environment(spec: &HostSpec, inherited: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<OsString, OsString> {
     let mut env: BTreeMap<OsString, OsString> = inherited.collect();
+    // Faults are injected into Loom, not into what it runs.
+    fail::VARIABLES.iter().for_each(|name| drop(env.remove(std::ffi::OsStr::new(name))));
     for change in &spec.env {
         apply(&mut env, change);
     }

@@ -16,6 +16,7 @@ use super::exec::read_spec;
 use super::running::{Outputs, Running, Streams};
 use super::seats::Seats;
 use super::spec::{ExitRecord, HostFolder, HostRecord, HostSpec, TerminalSize};
+use crate::base::fail::{self, Point};
 use crate::base::wait::{Interest, Signals, wait};
 use crate::base::{clock, fs, process};
 use crate::model::limits::{LOCK_WAIT, START_BARRIER};
@@ -42,7 +43,9 @@ fn live(dir: &Path) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let signals = HostSignals::register()?;
     let spec = read_spec(&folder)?;
+    fail::point(Point::BeforeHostLock)?;
     let lock = take_lock(&folder.lock())?;
+    fail::point(Point::AfterHostLock)?;
     // What an earlier host of this folder left says nothing about this one.
     remove_if_there(&folder.exit())?;
     remove_if_there(&folder.grace())?;
@@ -126,6 +129,7 @@ fn pass_barrier(
     seats: Option<Seats>,
     mut signals: HostSignals,
 ) -> io::Result<()> {
+    fail::point(Point::HostAtBarrier)?;
     let ready = io::stdout().write_all(b"ready\n").and_then(|()| io::stdout().flush());
     let refused = match ready {
         Ok(()) => wait_for_go(&mut signals)?,
@@ -140,7 +144,9 @@ fn pass_barrier(
     let started = Instant::now();
     let timeout = Duration::from_millis(spec.timeout_ms);
     let started_child = Outputs::open(folder, spec.log_bytes_max).and_then(|outputs| {
+        fail::point(Point::BeforeChild)?;
         let (child, streams, channel) = start_child(dir, &spec)?;
+        fail::pass(Point::AfterChild);
         let mut running = Running::new(folder, &spec, outputs, child, streams);
         running.channel = Some(channel);
         Ok(running)
@@ -264,5 +270,7 @@ pub fn never_started(why: String) -> ExitRecord {
 }
 
 fn record_exit(folder: &HostFolder, record: &ExitRecord) -> io::Result<()> {
-    fs::write_durable(&folder.exit(), &serde_json::to_vec(record)?)
+    fail::point(Point::BeforeExitRecord)?;
+    fs::write_durable(&folder.exit(), &serde_json::to_vec(record)?)?;
+    fail::point(Point::AfterExitRecord)
 }

@@ -14,6 +14,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::spec::Spool;
+use crate::base::fail::{self, Point};
 use crate::base::fs::write_atomic;
 use crate::base::wait::{Got, Interest, read, wait};
 use crate::base::watch;
@@ -143,12 +144,13 @@ fn forward(spool: &Spool, path: &Path) -> Forwarded {
     let reply = match read_request(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Forwarded::Answered,
         Err(error) => refused(0, &error.to_string()),
-        Ok(request) => match ask(spool, request) {
+        Ok(request) => match fail::point(Point::BeforeSpoolForward).and_then(|()| ask(spool, request)) {
             Ok(reply) if is_not_taken(&reply) => return Forwarded::Unanswered,
             Ok(reply) => reply,
             Err(_) => return Forwarded::Unanswered,
         },
     };
+    fail::pass(Point::AfterSpoolForward);
     let left = write_atomic(&path.with_extension("reply"), &reply).and_then(|()| fs_err::remove_file(path));
     if let Err(error) = left {
         // Asked again it would be answered again: parked, so that a full disk makes no storm of it.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::base::fail::{self, Point};
 use crate::base::text::sha256;
 use crate::model::fact::{FACT_VERSION, Fact};
 
@@ -147,14 +148,24 @@ pub struct Disk {
 
 impl Store for Disk {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+        fail::point(Point::BeforeJournalAppend)?;
+        // Cut in two only where somebody wants a torn line.
+        let (torn, rest) = bytes.split_at(if fail::is_armed() { bytes.len() / 2 } else { 0 });
+        self.file.write_all(torn)?;
+        fail::point(Point::JournalTorn)?;
+        self.file.write_all(rest)?;
+        fail::point(Point::AfterJournalAppend)
     }
     fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()
+        fail::point(Point::BeforeJournalSync)?;
+        self.file.sync_data()?;
+        fail::point(Point::AfterJournalSync)
     }
     fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        fail::point(Point::BeforeJournalCut)?;
         self.file.set_len(bytes)?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        fail::point(Point::AfterJournalCut)
     }
 }
 
@@ -162,6 +173,7 @@ impl Disk {
     /// Opens `path` for appending; a new file and its name are durable at once.
     pub fn open(path: &Path) -> Result<Disk, JournalError> {
         let open = || -> io::Result<std::fs::File> {
+            fail::point(Point::BeforeJournalOpen)?;
             let is_new = !path.exists();
             let file = fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_parts().0;
             if is_new {
