@@ -162,7 +162,7 @@ fn forward(spool: &Spool, path: &Path) -> Forwarded {
 
 /// Whether the daemon came to its end before it took the request: the next one may.
 fn is_not_taken(reply: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(reply).is_ok_and(|reply| reply["line"] == "not-taken")
+    serde_json::from_slice::<Value>(reply).is_ok_and(|reply| reply.get("not-taken").is_some())
 }
 
 /// Reads a request. The agent owns the outbox: links and pipes in it are not followed.
@@ -188,7 +188,7 @@ fn read_request(path: &Path) -> io::Result<serde_json::Map<String, Value>> {
 
 fn refused(id: u64, why: &str) -> Vec<u8> {
     let answer = Answer::Refused { refusal: Refusal::user("the request cannot be forwarded").because(why) };
-    let mut line = json!({ "line": "answer", "id": id, "answer": answer }).to_string().into_bytes();
+    let mut line = json!({ "answer": { "id": id, "answer": answer } }).to_string().into_bytes();
     line.push(b'\n');
     line
 }
@@ -217,7 +217,9 @@ fn ask(spool: &Spool, mut request: serde_json::Map<String, Value>) -> io::Result
     say(&stream, &Value::Object(request))?;
     loop {
         let line = line(&mut reader)?;
-        if serde_json::from_slice::<Value>(&line)?.get("id") == Some(&id) {
+        // Around the fields of a line is its name.
+        let said: Value = serde_json::from_slice(&line)?;
+        if said.as_object().is_some_and(|said| said.values().any(|fields| fields.get("id") == Some(&id))) {
             return Ok(line);
         }
     }

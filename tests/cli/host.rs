@@ -525,9 +525,9 @@ fn requests_in_the_spool_reach_the_next_daemon_with_the_token() {
     (&stream).write_all(b"{\"min\":1,\"max\":1,\"version\":\"0\"}\n").unwrap();
     let request: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!(request, serde_json::json!({ "id": 7, "token": "secret", "call": { "call": "status" } }));
-    (&stream).write_all(b"{\"line\":\"resync\"}\n{\"line\":\"answer\",\"id\":7}\n").unwrap();
+    (&stream).write_all(b"\"resync\"\n{\"answer\":{\"id\":7}}\n").unwrap();
     let reply = until("the answer", || fs_err::read_to_string(outbox.join("a.reply")).ok());
-    assert_eq!(reply, "{\"line\":\"answer\",\"id\":7}\n");
+    assert_eq!(reply, "{\"answer\":{\"id\":7}}\n");
     until("the request to go", || (!outbox.join("a.req").exists()).then_some(()));
     fs_err::write(env.path("go"), "go\n").unwrap();
     env.end();
@@ -701,9 +701,9 @@ fn a_request_whose_daemon_died_is_asked_again() {
     };
     drop(daemon("first"));
     let second = daemon("second");
-    (&second).write_all(b"{\"min\":1}\n{\"line\":\"answer\",\"id\":1}\n").unwrap();
+    (&second).write_all(b"{\"min\":1}\n{\"answer\":{\"id\":1}}\n").unwrap();
     let reply = until("the answer", || fs_err::read_to_string(outbox.join("a.reply")).ok());
-    assert_eq!(reply, "{\"line\":\"answer\",\"id\":1}\n");
+    assert_eq!(reply, "{\"answer\":{\"id\":1}}\n");
     fs_err::write(env.path("go"), "go\n").unwrap();
     env.end();
 }
