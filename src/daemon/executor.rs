@@ -199,7 +199,7 @@ impl Context {
             let git = self.git()?;
             let name = format!("refs/heads/{branch}");
             match git.tip(&name)? {
-                Some(tip) if tip == *commit => Ok(()),
+                Some(tip) if tip == *commit => git.settle_ref(&name),
                 Some(tip) => {
                     // Left by an earlier plan of this name: kept, then replaced.
                     git.rescue_commit(&plan_name(), &tip, std::slice::from_ref(commit))?;

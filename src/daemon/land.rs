@@ -99,6 +99,7 @@ fn move_branch(context: &Context, branch: &str, tip: &Oid, landing: &Oid) -> Res
     let name = format!("refs/heads/{branch}");
     let now = git.tip(&name)?;
     if now.as_ref() == Some(landing) {
+        git.settle_ref(&name)?;
         return Ok(Moved::Here);
     }
     if now.as_ref() != Some(tip) {

@@ -126,6 +126,12 @@ impl Git {
         Ok(())
     }
 
+    /// Makes a ref durable that is where it should be already: whoever moved it may have been
+    /// killed before its folder was synced.
+    pub fn settle_ref(&self, name: &str) -> Result<(), GitError> {
+        self.sync_refs(name)
+    }
+
     /// Applies `update-ref --stdin` instructions in one transaction.
     pub(super) fn ref_transaction(&self, instructions: &str) -> Result<(), GitError> {
         fail::point(Point::BeforeRefTransaction)?;

@@ -67,6 +67,7 @@ impl Git {
         let prefix = format!("refs/loom/rescue/{stage}/");
         let known = self.refs_below(&prefix)?;
         if let Some((name, _)) = known.iter().find(|(_, saved)| saved == commit) {
+            self.settle_ref(name)?;
             return Ok(name.clone());
         }
         let number = |name: &str| name.rsplit('/').next().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
@@ -117,7 +118,8 @@ impl Git {
             }
         }
         if instructions.is_empty() {
-            return Ok(());
+            self.settle_ref(&format!("refs/loom/done/{plan}"))?;
+            return self.settle_ref("refs/heads/loom");
         }
         self.ref_transaction(&instructions)
     }
