@@ -327,7 +327,7 @@ impl Context {
         let follow = || -> Result<Followed, GitError> {
             let git = self.git()?;
             match self.check_config(&git) {
-                Ok(()) => git.follow(branch, from, to),
+                Ok(()) => git.follow(branch, to),
                 Err(why) => Ok(Followed::Stayed { why }),
             }
         };

@@ -106,7 +106,7 @@ fn move_branch(context: &Context, branch: &str, tip: &Oid, landing: &Oid) -> Res
         return Ok(Moved::Elsewhere(format!("`{branch}` is not at {}", tip.short())));
     }
     if git.checked_out_at(branch)?.is_some() {
-        return Ok(match git.follow(branch, tip, landing)? {
+        return Ok(match git.follow(branch, landing)? {
             Followed::Moved => Moved::Here,
             Followed::Stayed { why } => {
                 Moved::Not(format!("the plan branch is checked out and cannot be moved: {why}"))

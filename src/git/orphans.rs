@@ -36,13 +36,56 @@ pub fn wait_for_commands_of(pid: u32, grace: Duration) {
     }
 }
 
+/// Whose git commands are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    Anybody,
+    /// Not those that this process started.
+    Others,
+    /// Those that some Loom process started.
+    Looms,
+}
+
+/// Whether a git command runs in `dir` or below. In doubt it does.
+pub(super) fn is_git_at_work(dir: &Path, whose: Whose) -> bool {
+    let Ok(entries) = fs_err::read_dir("/proc") else { return true };
+    let me = std::process::id().to_string();
+    entries.flatten().any(|entry| {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { return false };
+        let is_git = fs_err::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.starts_with("git"));
+        let is_here = || std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
+        let started_by = || process::environ_value(pid, STARTED_BY).ok().flatten();
+        let is_meant = || match whose {
+            Whose::Anybody => true,
+            Whose::Others => started_by().as_deref() != Some(me.as_str()),
+            Whose::Looms => started_by().is_some(),
+        };
+        let is_alive = || process::stat(pid).is_some_and(|stat| !stat.is_zombie);
+        is_git && is_alive() && is_here() && is_meant()
+    })
+}
+
 impl Git {
+    /// Removes the lock of the packed refs, which git holds for a moment, when nobody can hold it:
+    /// no git command runs in the project.
+    pub(super) fn clear_packed_refs_lock(&self) {
+        let lock = self.common.join("packed-refs.lock");
+        if lock.exists() && !is_git_at_work(&self.project, Whose::Anybody) {
+            clear(&lock);
+        }
+    }
+
     /// Removes locks of refs that only Loom moves. The caller is the one writer, and no git
     /// command of an earlier one runs any more.
     pub fn clear_own_ref_locks(&self) {
+        let mut locks = Vec::new();
         for name in ["refs/heads/loom/_plan", "refs/loom"] {
-            clear_locks_below(&self.common.join(name));
+            locks_below(&self.common.join(name), &mut locks);
         }
+        if !locks.is_empty() && !is_git_at_work(&self.project, Whose::Looms) {
+            locks.iter().for_each(|lock| clear(lock));
+        }
+        self.clear_packed_refs_lock();
     }
 
     /// Removes the locks that an agent's git left when it was killed. The caller knows that
@@ -56,13 +99,13 @@ impl Git {
     }
 }
 
-fn clear_locks_below(dir: &Path) {
+fn locks_below(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
     let Ok(entries) = fs_err::read_dir(dir) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         if path.is_dir() {
-            clear_locks_below(&path);
+            locks_below(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "lock") {
-            clear(&path);
+            found.push(path);
         }
     }
 }
