@@ -200,11 +200,13 @@ fn take_lock(layout: &Layout) -> Result<Lock, BootError> {
     Ok(lock)
 }
 
-/// A daemon that ended by itself has removed its record; the caller holds its lock.
+/// A daemon that ended by itself has removed its record, and a power cut may have, too. The caller
+/// holds its lock.
 fn tidy_after_a_killed_daemon(layout: &Layout) {
     let record = fs_err::read(layout.daemon_record()).ok();
-    let Some(record) = record.and_then(|bytes| serde_json::from_slice::<DaemonRecord>(&bytes).ok()) else { return };
-    crate::git::wait_for_commands_of(record.pid, crate::model::limits::GIT_ORPHANS_WAIT);
+    if let Some(record) = record.and_then(|bytes| serde_json::from_slice::<DaemonRecord>(&bytes).ok()) {
+        crate::git::wait_for_commands_of(record.pid, crate::model::limits::GIT_ORPHANS_WAIT);
+    }
     if let Some(git) = git_of(layout) {
         git.clear_own_ref_locks();
     }

@@ -211,8 +211,10 @@ fn permanent(start: &Start, code: BlockCode, text: String) -> Trouble {
 pub(super) fn write_ignore(dir: &Path) -> std::io::Result<()> {
     fs_err::create_dir_all(dir)?;
     let ignore = dir.join(".gitignore");
-    if !ignore.exists() {
-        crate::base::fs::write_atomic(&ignore, b"*\n")?;
+    // A power cut may leave an empty one; what a person wrote there stays.
+    let is_there = fs_err::read(&ignore).is_ok_and(|text| text.iter().any(|byte| !matches!(byte, 0 | b'\n')));
+    if !is_there {
+        crate::base::fs::write_durable(&ignore, b"*\n")?;
     }
     Ok(())
 }

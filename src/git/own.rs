@@ -52,7 +52,7 @@ impl Own {
         fs_err::create_dir_all(&own.proof)?;
         let format = if git.common.join("config").exists() && is_sha256(git) { "sha256" } else { "sha1" };
         for (dir, is_bare) in [(own.git_dir.clone(), true), (own.proof.join(".git"), false)] {
-            if !dir.join("HEAD").exists() {
+            if !is_whole(&dir) {
                 own.init(&dir, is_bare, format)?;
             }
         }
@@ -192,6 +192,14 @@ impl Own {
         // When in doubt, clean.
         look().unwrap_or(true)
     }
+}
+
+/// Whether a repository of Loom's own is there. Nothing in it was synced: after a power cut its
+/// files may be empty, and it is made again.
+fn is_whole(dir: &Path) -> bool {
+    ["HEAD", "config", "objects/info/alternates"]
+        .iter()
+        .all(|name| fs_err::read(dir.join(name)).is_ok_and(|bytes| bytes.first().is_some_and(|first| *first != 0)))
 }
 
 fn is_sha256(git: &Git) -> bool {
