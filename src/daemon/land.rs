@@ -162,7 +162,15 @@ pub(super) fn put_aside_worktree(
 ) -> Result<Option<String>, GitError> {
     let dir = context.layout.worktree(folder);
     if !dir.exists() {
+        git.forget_worktree(&dir)?;
         return Ok(None);
+    }
+    if git.is_broken_worktree(&dir) {
+        let Some(tip) = git.tip(&format!("refs/heads/{}", stage_branch(stage)))? else { return Ok(None) };
+        let rescued = git.rescue_broken_worktree(stage, &dir, &tip)?;
+        fs_err::remove_dir_all(&dir)?;
+        git.forget_worktree(&dir)?;
+        return Ok(rescued);
     }
     if !git.is_worktree(&dir) {
         // Not ours any more: whatever it is now, it stays.

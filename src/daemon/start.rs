@@ -124,6 +124,12 @@ fn prepare_worktree(context: &Context, git: &Git, start: &Start) -> Result<(), T
     if git.is_worktree(&dir) {
         reuse_worktree(git, start, &dir, &branch)?;
     } else {
+        if git.is_broken_worktree(&dir) {
+            let base = git.tip(&format!("refs/heads/{branch}"))?.unwrap_or_else(|| start.base.clone());
+            git.rescue_broken_worktree(&start.stage, &dir, &base)?;
+            fs_err::remove_dir_all(&dir)?;
+        }
+        git.forget_worktree(&dir)?;
         if dir.exists() {
             let text = format!("{} is in the way: it is not a worktree of this repository", dir.display());
             return Err(permanent(start, BlockCode::WorktreeFailed, text));

@@ -48,6 +48,44 @@ impl Git {
         }
         let message = format!("Uncommitted work of stage {stage}\n");
         let text = line(run(commit, Some(message.as_bytes()))?);
+        fail::point(Point::RescueCommitted)?;
+        let saved = Oid::new(text.clone())
+            .map_err(|_| GitError::Unexpected { args: "commit-tree".to_owned(), output: text })?;
+        self.save(stage, &saved).map(Some)
+    }
+
+    /// Saves what lies in the folder of a worktree that git no longer knows, as changes to `base`.
+    pub fn rescue_broken_worktree(&self, stage: &StageId, dir: &Path, base: &Oid) -> Result<Option<String>, GitError> {
+        let index = tempfile::Builder::new().prefix("loom-rescue-").tempdir()?;
+        let in_folder = |args: &[&str]| {
+            let mut command = self.in_dir(dir, args);
+            command.env("GIT_DIR", &self.common).env("GIT_WORK_TREE", dir);
+            command.env("GIT_INDEX_FILE", index.path().join("index"));
+            command
+        };
+        run(in_folder(&["read-tree", base.as_str()]), None)?;
+        let files: Vec<String> = fs_err::read_dir(dir)?
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name != ".git")
+            .collect();
+        // Nothing was checked out yet: nothing is missing either.
+        if files.is_empty() {
+            return Ok(None);
+        }
+        self.check_size(dir, &files)?;
+        fail::point(Point::BeforeRescue)?;
+        run(in_folder(&["add", "-A", "--ignore-removal", "--", "."]), None)?;
+        let tree = line(run(in_folder(&["write-tree"]), None)?);
+        if tree == self.tree_of(base)?.as_str() {
+            return Ok(None);
+        }
+        let (name, email) = self.identity();
+        let mut commit = in_folder(&["commit-tree", "--no-gpg-sign", &tree, "-p", base.as_str()]);
+        for role in ["AUTHOR", "COMMITTER"] {
+            commit.env(format!("GIT_{role}_NAME"), &name).env(format!("GIT_{role}_EMAIL"), &email);
+        }
+        let text = line(run(commit, Some(format!("Uncommitted work of stage {stage}\n").as_bytes()))?);
         let saved = Oid::new(text.clone())
             .map_err(|_| GitError::Unexpected { args: "commit-tree".to_owned(), output: text })?;
         self.save(stage, &saved).map(Some)

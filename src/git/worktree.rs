@@ -109,6 +109,39 @@ impl Git {
         Ok(repo.statuses(Some(&mut options))?.is_empty())
     }
 
+    /// Forgets what git knows of a worktree at `dir`, which is not one (any more): a `git worktree
+    /// add` that was killed leaves an entry that is locked for ever.
+    pub fn forget_worktree(&self, dir: &Path) -> Result<(), GitError> {
+        let Ok(entries) = fs_err::read_dir(self.common.join("worktrees")) else { return Ok(()) };
+        let pointer = dir.join(".git").display().to_string();
+        for entry in entries.flatten() {
+            let points_to = fs_err::read_to_string(entry.path().join("gitdir")).unwrap_or_default();
+            let is_unfinished = points_to.trim_matches(['\0', '\n', ' ']).is_empty();
+            let has_its_name = Some(entry.file_name().as_os_str()) == dir.file_name();
+            if points_to.trim() == pointer || (is_unfinished && has_its_name) {
+                fs_err::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `dir` was a worktree of this repository that was cut off while it was made, or
+    /// whose link to it is broken: it has no `.git`, or one that names nothing that is whole.
+    pub fn is_broken_worktree(&self, dir: &Path) -> bool {
+        let Ok(mut entries) = fs_err::read_dir(dir) else { return false };
+        let link = dir.join(".git");
+        match std::fs::symlink_metadata(&link) {
+            Err(_) => entries.next().is_none(),
+            Ok(meta) if meta.is_file() => {
+                let text = fs_err::read_to_string(&link).unwrap_or_default();
+                let text = text.trim_matches(['\0', '\n', ' ']);
+                let ours = format!("gitdir: {}/", self.common.join("worktrees").display());
+                (text.is_empty() || text.starts_with(&ours)) && !self.is_worktree(dir)
+            }
+            Ok(_) => false,
+        }
+    }
+
     /// Forgets the worktrees whose folders are gone.
     pub fn prune_worktrees(&self) -> Result<(), GitError> {
         self.run(&["worktree", "prune"])?;
