@@ -40,6 +40,10 @@ impl Layout {
     pub fn daemon_log(&self) -> PathBuf {
         self.work.join("daemon.log")
     }
+    /// Why the keeper starts no daemon any more; gone when one is ready again.
+    pub fn gave_up(&self) -> PathBuf {
+        self.work.join("gave-up")
+    }
     /// The excludes file that hides Loom's files from git inside worktrees.
     pub fn excludes(&self) -> PathBuf {
         self.work.join("excludes")

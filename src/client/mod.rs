@@ -285,5 +285,7 @@ fn read_status(layout: &Layout) -> Result<Status, ClientError> {
         let git = crate::git::Git::find(&layout.project).ok()?;
         git.tip_quickly(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
     });
-    Ok(report::status(&read.world, daemon, tip.as_deref(), clock::now()))
+    let mut status = report::status(&read.world, daemon, tip.as_deref(), clock::now());
+    status.notices.extend(fs_err::read_to_string(layout.gave_up()));
+    Ok(status)
 }

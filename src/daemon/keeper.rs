@@ -9,12 +9,20 @@ use std::time::Instant;
 use crate::base::fail::{self, Point};
 use crate::model::limits::{KEEPER_RESTARTS_MAX, KEEPER_WINDOW};
 
+/// How a keeper came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// The daemon ended by itself, with this exit code.
+    Ended { code: i32 },
+    /// It died too often and is not started again; `text` is for a person.
+    GaveUp { code: i32, text: String },
+}
+
 /// Starts `daemon()` and starts it again while it dies by a signal or a panic.
-/// Returns the exit code of the last one.
 ///
 /// # Errors
 /// When the daemon cannot be started at all.
-pub fn keep(mut daemon: impl FnMut(bool) -> Command) -> std::io::Result<i32> {
+pub fn keep(mut daemon: impl FnMut(bool) -> Command) -> std::io::Result<Kept> {
     let mut restarts: VecDeque<Instant> = VecDeque::new();
     let mut is_first = true;
     loop {
@@ -24,20 +32,21 @@ pub fn keep(mut daemon: impl FnMut(bool) -> Command) -> std::io::Result<i32> {
         let status = child.wait()?;
         is_first = false;
         if let Some(code) = status.code().filter(|code| !is_crash(*code)) {
-            return Ok(code);
+            return Ok(Kept::Ended { code });
         }
         let now = Instant::now();
         restarts.retain(|at| now.duration_since(*at) < KEEPER_WINDOW);
         restarts.push_back(now);
         let how = status.signal().map_or_else(|| status.to_string(), |signal| format!("unix signal {signal}"));
         if restarts.len() > KEEPER_RESTARTS_MAX {
-            tracing::error!(
-                "the daemon died of {how}, {} times in {} s: not started again. Sessions go on under their hosts; \
-                 see above why it died, then `loom run`",
+            let text = format!(
+                "the daemon died of {how}, {} times within {} minutes, and is not started again: sessions go on \
+                 under their hosts; `loom logs` may say why, `loom run` tries again",
                 restarts.len(),
-                KEEPER_WINDOW.as_secs()
+                KEEPER_WINDOW.as_secs() / 60
             );
-            return Ok(status.code().unwrap_or(70));
+            tracing::error!("{text}");
+            return Ok(Kept::GaveUp { code: status.code().unwrap_or(70), text });
         }
         tracing::warn!("the daemon died of {how}: started again ({} of {KEEPER_RESTARTS_MAX})", restarts.len());
     }
@@ -67,7 +76,7 @@ mod tests {
             starts += 1;
             shell(if is_first { "kill -9 $$" } else { "exit 0" })
         });
-        assert_eq!((code.unwrap(), starts), (0, 2));
+        assert_eq!((code.unwrap(), starts), (Kept::Ended { code: 0 }, 2));
     }
 
     #[test]
@@ -77,6 +86,8 @@ mod tests {
             starts += 1;
             shell("exit 101")
         });
-        assert_eq!((code.unwrap(), starts), (101, KEEPER_RESTARTS_MAX + 1));
+        let Kept::GaveUp { code, text } = code.unwrap() else { panic!("it never gave up") };
+        assert_eq!((code, starts), (101, KEEPER_RESTARTS_MAX + 1));
+        assert!(text.contains("6 times within 10 minutes"), "{text}");
     }
 }

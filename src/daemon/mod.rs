@@ -14,4 +14,4 @@ mod start;
 pub mod turn;
 
 pub use boot::{BootError, Opened, ReadOnly};
-pub use keeper::keep;
+pub use keeper::{Kept, keep};

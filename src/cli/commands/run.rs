@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::base::fs::write_atomic;
 use crate::base::text::count;
 use crate::base::{process, wait, watch};
 use crate::cli::args::Run;
@@ -14,7 +15,7 @@ use crate::cli::place::Place;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
 use crate::daemon::turn::Mode;
-use crate::daemon::{self, BootError, Opened, ReadOnly};
+use crate::daemon::{self, BootError, Kept, Opened, ReadOnly};
 use crate::journal::JournalError;
 use crate::model::event::RunOptions;
 use crate::model::plan::{Agent, BackendKind};
@@ -128,13 +129,21 @@ pub fn keeper(place: &Place, args: &Run) -> Result<u8, Failure> {
     let _ = rustix::process::setsid();
     log_to(place)?;
     let binary = process::this_binary()?;
-    let code = daemon::keep(|is_first| {
+    let kept = daemon::keep(|is_first| {
         let mut command = process::command(&binary);
         command.arg("-C").arg(&place.layout.project).arg("daemon").args(forwarded(args));
         // Only the first one has a parent that waits.
         command.stdout(if is_first { Stdio::inherit() } else { Stdio::null() });
         command
     })?;
+    let code = match kept {
+        Kept::Ended { code } => code,
+        Kept::GaveUp { code, text } => {
+            // `loom status` and whoever follows say it until a daemon is ready again.
+            write_atomic(&place.layout.gave_up(), text.as_bytes())?;
+            code
+        }
+    };
     Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
 }
 
@@ -168,6 +177,7 @@ fn run_daemon(place: &Place, args: &Run) -> Result<(), Failure> {
     let opened = Opened::open(&place.layout, Mode::Daemon)?;
     let is_foreground = args.foreground;
     let result = opened.run(options, || {
+        let _ = fs_err::remove_file(place.layout.gave_up());
         if !is_foreground {
             say(READY);
             // The parent has what it waited for; its pipe must not be written to again.
@@ -265,6 +275,9 @@ fn keeper_brings_it_back(place: &Place) -> Result<bool, Failure> {
     while place.layout.daemon_record().exists() {
         if Client::connect(&place.layout).is_ok() {
             return Ok(true);
+        }
+        if place.layout.gave_up().exists() {
+            return Ok(false);
         }
         if !wait::readable(&changes, deadline)? {
             return Ok(false);
