@@ -59,6 +59,8 @@ pub enum Command {
     Undo(Undo),
     /// See the whole story in a temporary repository: no account, no network
     Demo(Demo),
+    /// Kill everything while a plan runs, and prove that nothing is lost or done twice
+    Chaos(Chaos),
     /// Print the completion script of a shell
     Completions(Completions),
     /// The daemon itself
@@ -333,6 +335,19 @@ pub struct Demo {
     /// Keep the temporary repository to look around
     #[arg(long)]
     pub keep: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Chaos {
+    /// Where and when it kills; the same seed makes the same choices
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How often it kills
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub kills: u32,
+    /// List the places where Loom can be killed
+    #[arg(long)]
+    pub points: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -35,7 +35,7 @@ pub fn run(args: &Demo) -> Result<u8, Failure> {
 }
 
 /// Everything that Loom would leave on this machine lies in the temporary folder.
-fn prepare(dir: &Path, repo: &Path) -> Result<(), Failure> {
+pub(super) fn prepare(dir: &Path, repo: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     fs_err::create_dir_all(repo.join("doc/plans"))?;
     fs_err::create_dir_all(dir.join("cache"))?;
@@ -58,7 +58,7 @@ fn prepare(dir: &Path, repo: &Path) -> Result<(), Failure> {
 }
 
 /// The demo uses git as its user would: in a repository of its own.
-fn git(repo: &Path, args: &[&str]) -> Command {
+pub(super) fn git(repo: &Path, args: &[&str]) -> Command {
     let mut command = process::command("git");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("GIT_") {

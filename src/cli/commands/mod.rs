@@ -1,6 +1,7 @@
 //! One file a command; this one only hands over.
 
 mod attach;
+mod chaos;
 mod completions;
 mod demo;
 mod handoff;
@@ -42,6 +43,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Sessions(verb) => sessions::run(&place()?, verb),
         Command::Undo(args) => undo::run(&place()?, &args),
         Command::Demo(args) => demo::run(&args),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Daemon(args) => run::daemon(&place()?, &args),
         Command::Keeper(args) => run::keeper(&place()?, &args),
