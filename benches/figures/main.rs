@@ -10,6 +10,7 @@ mod idle;
 mod lab;
 mod latency;
 mod overhead;
+mod recovery;
 mod stamp;
 mod syncs;
 mod table;
@@ -25,7 +26,7 @@ struct Group {
     measure: fn(&stamp::Tools) -> Outcome<Vec<Row>>,
 }
 
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 11] = [
     Group { words: "chain overhead", measure: overhead::chain },
     Group { words: "independent fan overhead proof", measure: overhead::independent },
     Group { words: "processes git", measure: overhead::processes },
@@ -34,6 +35,8 @@ const GROUPS: [Group; 9] = [
     Group { words: "status", measure: latency::status },
     Group { words: "hook init", measure: latency::hook_and_init },
     Group { words: "idle rss host memory wake", measure: idle::daemon_and_hosts },
+    Group { words: "recovery keeper restart kill", measure: recovery::after_a_kill },
+    Group { words: "recovery replay journal", measure: recovery::replay },
     Group { words: "sync durable", measure: syncs::per_batch },
 ];
 

@@ -117,7 +117,16 @@ pub(crate) fn markdown(yaml: &str) -> String {
 impl Env {
     /// A project with one commit on `main`.
     pub(crate) fn new() -> Env {
-        let env = Env::without_repository();
+        Env::without_repository().with_repository()
+    }
+
+    /// A project with one commit on `main`, in a folder below `parent`.
+    pub(crate) fn below(parent: &Path) -> Env {
+        Env::in_folder(tempfile::Builder::new().prefix("lt-").tempdir_in(parent).unwrap()).with_repository()
+    }
+
+    fn with_repository(self) -> Env {
+        let env = self;
         env.git(&["init", "-q", "-b", "main"]);
         env.write("README.md", "# Project\n");
         env.write(".gitignore", "ignored.*\n");
@@ -127,7 +136,10 @@ impl Env {
     }
 
     pub(crate) fn without_repository() -> Env {
-        let dir = tempfile::Builder::new().prefix("lt-").tempdir().unwrap();
+        Env::in_folder(tempfile::Builder::new().prefix("lt-").tempdir().unwrap())
+    }
+
+    fn in_folder(dir: tempfile::TempDir) -> Env {
         let path = dir.path().canonicalize().unwrap();
         let (repo, out) = (path.join("repo"), path.join("out"));
         for folder in [&repo, &out, &path.join("home"), &path.join("cache"), &path.join("tmp")] {

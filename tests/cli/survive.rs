@@ -195,21 +195,6 @@ fn a_second_run_is_refused() {
 }
 
 #[test]
-fn of_ten_daemons_at_once_one_wins() {
-    let env = Env::new();
-    env.load(&plan(&[waiting(&env, "a")]));
-    let children: Vec<_> = (0..10).map(|_| env.spawn(&["run"])).collect();
-    let codes: Vec<i32> = children.into_iter().map(|child| env.wait_child(child).code).collect();
-    assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
-    assert!(codes.iter().all(|code| matches!(code, 0 | 1)), "{codes:?}");
-    env.until("the losers are gone", || env.pids(" keeper").len() == 1);
-    env.until_said("runs", "a");
-    env.go("a.go");
-    env.settle();
-    assert_eq!(env.said("runs"), "a\n");
-}
-
-#[test]
 fn a_daemon_whose_state_folder_is_deleted_stops() {
     let env = Env::new();
     env.load(&plan(&[waiting(&env, "a")]));
