@@ -221,6 +221,10 @@ pub enum Stage {
     Release(StageOnly),
     /// Do without it
     Skip(Skip),
+    /// Say that its agent waits for a person (for agents without hooks)
+    Waiting(WithReason),
+    /// Say that its agent is at work again
+    Resume(StageOnly),
     /// Answer an open question with yes
     Approve(Gate),
     /// Answer an open question with no

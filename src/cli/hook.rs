@@ -106,7 +106,7 @@ impl Session {
             }
             HookEvent::PermissionRequest | HookEvent::Notification if input.needs_person(event) => {
                 let _ = std::fs::File::create(self.waiting_mark());
-                self.activity(Activity::WaitingForPerson);
+                self.activity(Activity::WaitingForPerson, input.asks());
                 None
             }
             HookEvent::PreCompact => Some(self.before_compaction()),
@@ -116,11 +116,11 @@ impl Session {
             }
             HookEvent::UserPromptSubmit => {
                 let _ = fs_err::remove_file(self.waiting_mark());
-                self.activity(Activity::Working);
+                self.activity(Activity::Working, None);
                 None
             }
             HookEvent::Notification if input.notification_type == "idle_prompt" => {
-                self.activity(Activity::Idle);
+                self.activity(Activity::Idle, None);
                 None
             }
             _ => None,
@@ -191,7 +191,7 @@ impl Session {
     /// A tool runs or ran: nobody is waited for any more.
     fn answered(&self) {
         if fs_err::remove_file(self.waiting_mark()).is_ok() {
-            self.activity(Activity::Working);
+            self.activity(Activity::Working, None);
         }
     }
 
@@ -264,8 +264,8 @@ impl Session {
         self.layout.session(&self.id).join("waiting")
     }
 
-    fn activity(&self, activity: Activity) {
-        self.tell(Request::Activity { session: self.id.clone(), activity });
+    fn activity(&self, activity: Activity, asks: Option<String>) {
+        self.tell(Request::Activity { session: self.id.clone(), activity, asks });
     }
 
     /// Nothing depends on the answer.

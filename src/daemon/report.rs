@@ -135,6 +135,9 @@ fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
         StageState::Ready { .. } if run.parked.contains_key(&stage.spec.agent.kind()) => {
             run.parked.get(&stage.spec.agent.kind()).map(|reason| reason.text.clone())
         }
+        StageState::Ready { .. } if lane_text(run, stage, now).is_some() => {
+            lane_text(run, stage, now).map(|text| format!("{text}; `loom resume {}` does not wait", stage.spec.id))
+        }
         StageState::Ready { retry_at: Some(at) } if *at > now => Some(format!(
             "retries in {} s: {}",
             at.as_second() - now.as_second(),
@@ -159,6 +162,19 @@ fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
     }
 }
 
+/// Why the lane of a stage stands still, and until when.
+fn lane_text(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
+    let parked = run.lanes.get(&stage.spec.agent.kind())?.parked.as_ref()?;
+    Some(match &parked.probe {
+        Some(session) => format!("{}: session `{session}` tries whether that is over", parked.text),
+        None if parked.until > now => {
+            let seconds = parked.until.as_second() - now.as_second();
+            format!("{}: goes on by itself at {:.0} (in {seconds} s)", parked.text, parked.until)
+        }
+        None => format!("{}: is tried again now", parked.text),
+    })
+}
+
 fn running(stage: &Stage, session: &Session) -> String {
     let hands_off = session.told.is_some_and(|(zone, _)| zone == Zone::Red);
     let doing = match (&session.state, session.activity) {
@@ -167,7 +183,10 @@ fn running(stage: &Stage, session: &Session) -> String {
         (_, Activity::Working) if hands_off => "handing off",
         (_, Activity::Working) => "working",
         (_, Activity::Idle) => "idle",
-        (_, Activity::WaitingForPerson) => "waiting for a person: attach to answer",
+        (_, Activity::WaitingForPerson) => match &session.asks {
+            Some(asks) => &format!("waiting for a person: {asks} (attach to answer)"),
+            None => "waiting for a person: attach to answer",
+        },
     };
     let sandbox = if session.backend == BackendKind::Claude { ", no sandbox" } else { "" };
     let returned = stage.failures.last().filter(|failure| session.returns > 0 && failure.attempt == session.attempt);
@@ -214,6 +233,7 @@ fn session_row(run: &Run, session: &Session) -> SessionRow {
         .to_owned(),
         pid: session.host().map(|host| host.pid),
         started_at: session.started_at,
+        asks: session.asks.clone(),
         context_percent: usage.map(|usage| usage.percent()),
         context_zone: usage.map(|usage| Zone::of(usage.percent(), budget).as_str().to_owned()),
         tokens: usage.map(|usage| TokensRow {
@@ -247,6 +267,12 @@ fn notices(run: &Run, tip_now: Option<&str>) -> Vec<String> {
     }
     if let Some(why) = &run.base_stays {
         notices.push(format!("branch `{}` did not follow: {why}", run.ground.base_branch));
+    }
+    for (backend, lane) in &run.lanes {
+        if let Some(parked) = &lane.parked {
+            let then = "one session of it tries first, then all go on in the same conversations";
+            notices.push(format!("`{backend}` stands still until {:.0}: {}; {then}", parked.until, parked.text));
+        }
     }
     for (backend, reason) in &run.parked {
         notices.push(format!("no `{backend}` session starts: {}", reason.text));

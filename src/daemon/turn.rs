@@ -382,6 +382,7 @@ fn verb(request: &Request) -> &'static str {
         Request::TurnEnded { .. } => "turn ended",
         Request::TurnFailed { .. } => "turn failed",
         Request::Activity { .. } => "activity",
+        Request::Waits { .. } => "stage waiting",
         Request::Measured { .. } => "measured",
         Request::Handoff { .. } => "handoff",
         Request::Compacting { .. } => "compacting",

@@ -80,7 +80,7 @@ fn for_session(run: &Run, session: &Session) -> Vec<Effect> {
         SessionState::Ending { why, .. } => {
             let grace = match why {
                 EndReason::Done | EndReason::Blocked | EndReason::HandingOff => LANDED_GRACE,
-                EndReason::Stopped | EndReason::Killed | EndReason::Withdrawn => Duration::ZERO,
+                EndReason::Stopped | EndReason::Killed | EndReason::Withdrawn | EndReason::LimitMet => Duration::ZERO,
             };
             vec![Effect::Watch { session: id.clone() }, Effect::EndSession { session: id, why: why.clone(), grace }]
         }
@@ -161,7 +161,7 @@ pub fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
         StageState::Ready { retry_at: Some(at) } if !stage.held => Some(*at),
         _ => None,
     });
-    starts.chain(super::context::deadlines(run)).filter(|at| *at > now).min()
+    starts.chain(super::context::deadlines(run)).chain(super::lane::deadlines(run)).filter(|at| *at > now).min()
 }
 
 /// Whether nothing can go on without a person, and nothing runs.

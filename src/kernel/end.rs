@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Draft;
 use super::world::{Run, Stage, World};
-use super::{context, gates, text};
+use super::{context, gates, lane, text};
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Inspection, RequestId};
 use crate::model::fact::{Fact, StageChange};
@@ -15,7 +15,7 @@ use crate::model::ids::{Oid, SessionId, StageId};
 use crate::model::limits::{BACKOFF_FIRST, BACKOFF_MAX};
 use crate::model::plan::Agent;
 use crate::model::refusal::{Refusal, RefusalKind};
-use crate::model::session::{EndReason, Exit, GaveUp, Session, SessionEnd, SessionState};
+use crate::model::session::{EndReason, Exit, GaveUp, LaneCause, Session, SessionEnd, SessionState};
 use crate::model::stage::{BlockCode, BlockReason, Failure, StageState};
 
 pub(super) fn session_ended(world: &World, run: &Run, id: &SessionId, exit: Exit, draft: &mut Draft) {
@@ -67,14 +67,18 @@ pub(super) fn session_gave_up(
         context::handed_off(world, stage, session, draft);
         return;
     }
-    let end = if matches!(why, GaveUp::Limit { .. }) { SessionEnd::RateLimited } else { SessionEnd::Crashed };
+    let end = match why {
+        GaveUp::Limit { .. } => SessionEnd::RateLimited,
+        GaveUp::NotLoggedIn | GaveUp::Refused { .. } => SessionEnd::Blocked,
+        _ => SessionEnd::Crashed,
+    };
     draft.session_over(id, end, exit);
-    gave_up(world, stage, why, draft);
+    gave_up(world, run, stage, why, draft);
 }
 
 /// The client of a running stage gave up: blocked where only a person can help, else another
 /// attempt after a pause.
-pub(super) fn gave_up(world: &World, stage: &Stage, why: &GaveUp, draft: &mut Draft) {
+pub(super) fn gave_up(world: &World, run: &Run, stage: &Stage, why: &GaveUp, draft: &mut Draft) {
     match why {
         GaveUp::NotLoggedIn => {
             let reason = block(
@@ -84,7 +88,18 @@ pub(super) fn gave_up(world: &World, stage: &Stage, why: &GaveUp, draft: &mut Dr
             draft.fact(Fact::BackendParked { backend: stage.spec.agent.kind(), reason: reason.clone() });
             draft.stage(&stage.spec.id, StageChange::Blocked { reason });
         }
-        GaveUp::Limit { until } => attempt_failed(world, stage, Cause::Limit(*until), draft),
+        GaveUp::Limit { until } => {
+            let text = "the account's usage limit is reached".to_owned();
+            pause(world, run, stage, lane::Met { cause: LaneCause::Limit, text, until: *until }, draft);
+        }
+        GaveUp::Unavailable { text } => {
+            let text = format!("the model cannot be reached: {}", text::one_line(text));
+            pause(world, run, stage, lane::Met { cause: LaneCause::Outage, text, until: None }, draft);
+        }
+        GaveUp::Refused { text } => {
+            let text = format!("the model's server refuses every session like this one: {}", text::one_line(text));
+            draft.stage(&stage.spec.id, StageChange::Blocked { reason: block(BlockCode::AgentRefused, text) });
+        }
         GaveUp::ContextFull => {
             attempt_failed(world, stage, Cause::Crash("the conversation is too long to go on".to_owned()), draft)
         }
@@ -93,6 +108,12 @@ pub(super) fn gave_up(world: &World, stage: &Stage, why: &GaveUp, draft: &mut Dr
             attempt_failed(world, stage, cause, draft);
         }
     }
+}
+
+/// It has to do with no session: the lane stops, and the same conversation goes on when it is open again.
+fn pause(world: &World, run: &Run, stage: &Stage, met: lane::Met, draft: &mut Draft) {
+    lane::stop(world, run, stage, &met, draft);
+    draft.stage(&stage.spec.id, StageChange::Paused { why: met.text, resumes: true, retry_at: None });
 }
 
 /// A `command` session submits by exiting with 0.
@@ -108,6 +129,7 @@ fn end_of(session: &Session, stage: &Stage, exit: Exit) -> SessionEnd {
         SessionState::Ending { why: EndReason::Done, .. } => SessionEnd::Submitted,
         SessionState::Ending { why: EndReason::Blocked, .. } => SessionEnd::Blocked,
         SessionState::Ending { why: EndReason::HandingOff, .. } => SessionEnd::HandedOff,
+        SessionState::Ending { why: EndReason::LimitMet, .. } => SessionEnd::RateLimited,
         SessionState::Ending { .. } => SessionEnd::Killed,
         _ if exit == Exit::TimedOut => SessionEnd::TimedOut,
         _ if exit == Exit::NeverStarted => SessionEnd::NeverStarted,
@@ -132,8 +154,6 @@ pub(super) enum Cause {
     Work(Failure),
     /// The session broke: the next attempt waits a little longer each time.
     Crash(String),
-    /// A usage limit was met, which is lifted then, if anybody said so.
-    Limit(Option<Timestamp>),
 }
 
 /// The next attempt, or blocked when there are none left.
@@ -142,13 +162,6 @@ pub(super) fn attempt_failed(world: &World, stage: &Stage, cause: Cause, draft: 
     let (failure, retry_at) = match cause {
         Cause::Work(failure) => (failure, None),
         Cause::Crash(text) => (failure(stage, text), Some(retry_at(world, stage, draft.now))),
-        Cause::Limit(until) => {
-            let pause = retry_at(world, stage, draft.now);
-            (
-                failure(stage, "the account's usage limit is reached"),
-                Some(until.map_or(pause, |until| until.max(pause))),
-            )
-        }
     };
     let used_up = stage.tries > stage.spec.max_retries;
     let reason = BlockReason {

@@ -10,6 +10,7 @@ mod draft;
 mod due;
 mod end;
 mod gates;
+pub mod lane;
 mod queue;
 mod recover;
 mod request;

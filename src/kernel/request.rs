@@ -4,6 +4,7 @@ use super::context;
 use super::draft::Draft;
 use super::end::{block, inspect};
 use super::gates;
+use super::lane;
 use super::schedule;
 use super::text;
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
@@ -15,7 +16,7 @@ use crate::model::ids::{SessionId, StageId};
 use crate::model::limits::{REASON_BYTES_MAX, RETURNS_MAX};
 use crate::model::plan::Plan;
 use crate::model::refusal::{Refusal, RefusalKind};
-use crate::model::session::{Activity, EndReason, GaveUp, SessionState};
+use crate::model::session::{Activity, EndReason, GaveUp, Session, SessionState};
 use crate::model::stage::{BlockCode, Phase, StageState};
 use crate::model::usage::{Usage, Zone};
 
@@ -41,7 +42,8 @@ pub(super) fn decide(
         Request::Block { stage, reason } => asked.block(stage, reason, draft),
         Request::TurnEnded { session, waits } => asked.turn_ended(session, *waits, draft),
         Request::TurnFailed { session, why } => asked.turn_failed(session, why, draft),
-        Request::Activity { session, activity } => asked.activity(session, *activity, draft),
+        Request::Activity { session, activity, asks } => asked.activity(session, *activity, asks.as_deref(), draft),
+        Request::Waits { stage, asks } => asked.waits(stage, asks.as_deref(), draft),
         Request::Measured { session, usage, hears } => asked.measured(session, usage, *hears, draft),
         Request::Handoff { stage, handoff } => asked.handoff(stage, handoff, draft),
         Request::Compacting { session, remains } => asked.compacting(session, remains, draft),
@@ -277,22 +279,49 @@ impl<'a> Asked<'a> {
             draft.end_session(self.run, id, EndReason::HandingOff);
             draft.effect(self.end_now(id));
         } else if matches!(&stage.state, StageState::Running { session: lease } if lease == id) {
-            let reason = if *why == GaveUp::NotLoggedIn { EndReason::Blocked } else { EndReason::Withdrawn };
+            let reason = match why {
+                GaveUp::NotLoggedIn | GaveUp::Refused { .. } => EndReason::Blocked,
+                GaveUp::Limit { .. } => EndReason::LimitMet,
+                _ => EndReason::Withdrawn,
+            };
             draft.end_session(self.run, id, reason);
             // A client in a terminal does not end by itself.
             draft.effect(self.end_now(id));
-            super::end::gave_up(self.world, stage, why, draft);
+            super::end::gave_up(self.world, self.run, stage, why, draft);
         }
         draft.done(self.id, "noted");
         Ok(())
     }
 
-    fn activity(&self, id: &SessionId, activity: Activity, draft: &mut Draft) -> Result<(), Refusal> {
+    fn activity(
+        &self,
+        id: &SessionId,
+        activity: Activity,
+        asks: Option<&str>,
+        draft: &mut Draft,
+    ) -> Result<(), Refusal> {
         let session = self.own_session(id)?;
-        if session.activity != activity {
-            draft.fact(Fact::session(id, SessionChange::Activity { activity }));
-        }
+        note_activity(session, activity, asks, draft);
         draft.done(self.id, "noted");
+        Ok(())
+    }
+
+    /// `loom stage waiting` and `loom stage resume`: for agents whose client has no hooks.
+    fn waits(&self, id: &StageId, asks: Option<&str>, draft: &mut Draft) -> Result<(), Refusal> {
+        let stage = self.stage(id)?;
+        let lease = self.lease(stage)?;
+        let Some(session) = self.run.sessions.get(&lease).filter(|session| !session.is_over()) else {
+            return Err(self.not_now(stage, "wait"));
+        };
+        let activity = if asks.is_some() { Activity::WaitingForPerson } else { Activity::Working };
+        note_activity(session, activity, asks, draft);
+        draft.done(
+            self.id,
+            match asks {
+                Some(_) => format!("stage `{id}` waits for a person: `loom status` says for what"),
+                None => format!("stage `{id}` is at work again"),
+            },
+        );
         Ok(())
     }
 
@@ -336,20 +365,30 @@ impl<'a> Asked<'a> {
 
     fn retry(&self, id: &StageId, context: Option<&str>, draft: &mut Draft) -> Result<(), Refusal> {
         let stage = self.stage(id)?;
+        let backend = stage.spec.agent.kind();
         match &stage.state {
             StageState::Blocked { reason } => {
+                lane::open_by_person(self.run, backend, draft);
                 if reason.code.parks_the_backend() {
                     draft.fact(Fact::BackendFreed { backend: stage.spec.agent.kind() });
                 }
             }
-            StageState::Ready { retry_at: Some(_) } => {}
+            StageState::Ready { retry_at } if retry_at.is_some() || lane::needs_probe(self.run, backend) => {
+                lane::open_by_person(self.run, backend, draft);
+            }
             _ => return Err(self.not_now(stage, "be retried")),
         }
         if let Some(text) = context {
             draft.stage(id, StageChange::Noted { text: said(text, "the context")?.to_owned() });
         }
         draft.stage(id, StageChange::Readied { retry_at: None });
-        draft.done(self.id, format!("stage `{id}` goes on with a new attempt"));
+        draft.done(
+            self.id,
+            match stage.paused {
+                Some(_) => format!("stage `{id}` goes on now"),
+                None => format!("stage `{id}` goes on with a new attempt"),
+            },
+        );
         Ok(())
     }
 
@@ -481,6 +520,16 @@ impl<'a> Asked<'a> {
             Some(next) => refusal.hint(next),
             None => refusal.hint("loom status"),
         }
+    }
+}
+
+fn note_activity(session: &Session, activity: Activity, asks: Option<&str>, draft: &mut Draft) {
+    // A notification that comes after the question must not hide what is asked.
+    let asks = asks.map(text::one_line).or_else(|| {
+        session.asks.clone().filter(|_| activity == Activity::WaitingForPerson && session.activity == activity)
+    });
+    if session.activity != activity || session.asks != asks {
+        draft.fact(Fact::session(&session.id, SessionChange::Activity { activity, asks }));
     }
 }
 

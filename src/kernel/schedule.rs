@@ -7,6 +7,7 @@ use sha2::Digest;
 
 use super::context;
 use super::draft::Draft;
+use super::lane;
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::effect::Effect;
 use crate::model::event::{Entry, RunOptions};
@@ -51,6 +52,7 @@ pub(super) fn schedule(world: &World, run: &Run, draft: &mut Draft) {
         return;
     }
     let is_open = run.end == PlanEnd::Open;
+    lane::open_probed(run, draft);
     if is_open {
         promote(world, run, draft);
         start_ready(world, run, draft);
@@ -118,13 +120,22 @@ fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
     if ready.len() > free {
         ready.sort_by_key(|stage| (stage.spec.priority, place(stage)));
     }
+    let mut probing = BTreeSet::new();
     for stage in ready {
         if free == 0 {
             return;
         }
+        let backend = stage.spec.agent.kind();
+        let probes = lane::needs_probe(run, backend);
+        if probes && !probing.insert(backend) {
+            continue;
+        }
         let slot = (0..).find(|slot| !taken.contains(slot)).unwrap_or(0);
         taken.insert(slot);
         free -= 1;
+        if probes {
+            draft.fact(Fact::LaneProbed { backend, session: SessionId::of(&stage.spec.id, stage.sessions + 1) });
+        }
         start(run, stage, slot, draft);
     }
 }
@@ -135,6 +146,7 @@ fn may_start(run: &Run, stage: &Stage, now: jiff::Timestamp) -> bool {
         && !stage.removing
         && retry_at.is_none_or(|at| at <= now)
         && !run.parked.contains_key(&stage.spec.agent.kind())
+        && !lane::is_closed(run, stage.spec.agent.kind(), now)
         && run.dependencies_met(&stage.spec)
         // A session of an earlier attempt still ends: two must never share a worktree.
         && !run.live_sessions().any(|session| session.stage == stage.spec.id)

@@ -428,7 +428,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("turn ended", agent(Request::TurnEnded { session: session(), waits: false })),
         ("turn failed", agent(Request::TurnFailed { session: session(), why: GaveUp::Limit { until: None } })),
         ("login lost", agent(Request::TurnFailed { session: session(), why: GaveUp::NotLoggedIn })),
-        ("idle", agent(Request::Activity { session: session(), activity: Activity::Idle })),
+        ("idle", agent(Request::Activity { session: session(), activity: Activity::Idle, asks: None })),
         ("schedule", Event::Schedule),
         ("daemon started", Event::DaemonStarted { options: RunOptions::default() }),
         ("session hosted", Event::SessionHosted { session: session(), host: host(), token_sha256: "t".to_owned() }),

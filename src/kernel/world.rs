@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::context::after;
+use super::lane::{Lane, Parked};
 use crate::model::check::Check;
 use crate::model::event::{Entry, Ground, PlanSource, RunOptions};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::{Answered, Gate, GateSubject};
 use crate::model::handoff::{Lists, Written};
 use crate::model::ids::{GateId, Oid, SessionId, StageId};
+use crate::model::limits::LANE_DECAY;
 use crate::model::plan::{BackendKind, Plan, StageSpec};
 use crate::model::session::{Activity, Session, SessionState};
 use crate::model::stage::{BlockReason, CheckResult, Failure, Phase, StageState};
@@ -50,6 +53,8 @@ pub struct Run {
     /// The merge queue, head first.
     pub queue: Vec<Entry>,
     pub parked: BTreeMap<BackendKind, BlockReason>,
+    /// Backends that a usage limit or an outage has stopped.
+    pub lanes: BTreeMap<BackendKind, Lane>,
     /// A fast-forward of the base branch that was started and not seen to end.
     pub following: Option<(Oid, Oid)>,
     /// Why the base branch did not follow.
@@ -165,13 +170,13 @@ impl Stage {
         match change {
             StageChange::Readied { retry_at } => {
                 match self.state {
-                    StageState::Blocked { .. } => (self.tries, self.crashes) = (0, 0),
+                    StageState::Blocked { .. } => (self.tries, self.crashes, self.paused) = (0, 0, None),
                     // The attempt was taken back: nothing of it counts.
                     StageState::Running { .. } => self.tries = self.tries.saturating_sub(1),
                     _ => {}
                 }
                 self.state = StageState::Ready { retry_at: *retry_at };
-                (self.ended_at, self.paused) = (None, None);
+                self.ended_at = None;
             }
             StageChange::Paused { why, retry_at, resumes } => {
                 self.paused = Some(why.clone());
@@ -342,6 +347,7 @@ impl Run {
             gates: BTreeMap::new(),
             queue: Vec::new(),
             parked: BTreeMap::new(),
+            lanes: BTreeMap::new(),
             following: None,
             base_stays: None,
             end: PlanEnd::Open,
@@ -368,6 +374,7 @@ impl Run {
             Fact::BackendFreed { backend } => {
                 self.parked.remove(backend);
             }
+            Fact::LaneParked { .. } | Fact::LaneProbed { .. } | Fact::LaneFreed { .. } => self.apply_lane(fact, at),
             Fact::FollowStarted { from, to } => {
                 self.following = Some((from.clone(), to.clone()));
             }
@@ -394,6 +401,30 @@ impl Run {
             Fact::PlanCompleted => self.end = PlanEnd::Completed,
             Fact::PlanCleaned => self.end = PlanEnd::Cleaned,
             _ => self.apply_base_entry(fact),
+        }
+    }
+
+    fn apply_lane(&mut self, fact: &Fact, at: Timestamp) {
+        match fact {
+            Fact::LaneParked { backend, cause, text, until } => {
+                let parked = Parked { cause: *cause, text: text.clone(), until: *until, probe: None };
+                let lane = Lane::stopped(self.lanes.get(backend), parked, at);
+                self.lanes.insert(*backend, lane);
+            }
+            Fact::LaneProbed { backend, session } => {
+                if let Some(parked) = self.lanes.get_mut(backend).and_then(|lane| lane.parked.as_mut()) {
+                    parked.probe = Some(session.clone());
+                }
+            }
+            Fact::LaneFreed { backend, forget: true } => {
+                self.lanes.remove(backend);
+            }
+            Fact::LaneFreed { backend, .. } => {
+                if let Some(lane) = self.lanes.get_mut(backend) {
+                    lane.parked = None;
+                }
+            }
+            _ => {}
         }
     }
 
@@ -437,6 +468,11 @@ impl Run {
     fn apply_stage(&mut self, id: &StageId, change: &StageChange, at: Timestamp) {
         let Some(stage) = self.stages.get_mut(id) else { return };
         let entry = Entry::Stage { stage: id.clone() };
+        // A crash after a long time of work is the first one again.
+        let session = stage.state.lease().and_then(|id| self.sessions.get(id));
+        if session.is_some_and(|session| after(session.started_at, LANE_DECAY) < at) {
+            stage.crashes = 0;
+        }
         let resume = match change {
             StageChange::Failed { .. }
             | StageChange::Blocked { .. }
@@ -472,6 +508,7 @@ impl Run {
                 resumes: *resumes,
                 state: SessionState::Planned,
                 activity: Activity::Working,
+                asks: None,
                 returns: 0,
                 reminders: 0,
                 started_at: at,
@@ -509,7 +546,10 @@ impl Run {
             SessionChange::Measured { usage } => session.usage = Some(*usage),
             SessionChange::Told { zone } => session.told = Some((*zone, at)),
             SessionChange::Reminded => session.reminders += 1,
-            SessionChange::Activity { activity } => session.activity = *activity,
+            SessionChange::Activity { activity, asks } => {
+                session.activity = *activity;
+                session.asks.clone_from(asks);
+            }
         }
     }
 }

@@ -200,6 +200,15 @@ pub enum Request {
     Activity {
         session: SessionId,
         activity: super::session::Activity,
+        /// What a person is asked.
+        #[serde(default)]
+        asks: Option<String>,
+    },
+    /// The stage's session waits for a person, who is asked this; none: it goes on. For agents
+    /// without hooks.
+    Waits {
+        stage: StageId,
+        asks: Option<String>,
     },
     /// What the session has used so far, as its hooks read it. `hears`: the answer reaches the agent.
     Measured {

@@ -9,7 +9,7 @@ use super::gate::GateSubject;
 use super::handoff::Written;
 use super::ids::{GateId, Oid, SessionId, StageId};
 use super::plan::{BackendKind, Plan};
-use super::session::{Activity, EndReason, HostIdentity, SessionEnd};
+use super::session::{Activity, EndReason, HostIdentity, LaneCause, SessionEnd};
 use super::stage::{BlockReason, CheckResult, Failure};
 use super::usage::{Usage, Zone};
 
@@ -65,6 +65,23 @@ pub enum Fact {
     },
     BackendFreed {
         backend: BackendKind,
+    },
+    /// A usage limit or an outage: no session of this backend starts before `until`, then one.
+    LaneParked {
+        backend: BackendKind,
+        cause: LaneCause,
+        text: String,
+        until: Timestamp,
+    },
+    /// This session tries whether the lane works again.
+    LaneProbed {
+        backend: BackendKind,
+        session: SessionId,
+    },
+    /// It does, or a person does not want to wait: then the earlier stops are forgotten too.
+    LaneFreed {
+        backend: BackendKind,
+        forget: bool,
     },
     /// The base branch was seen at `commit`, with commits that Loom did not make.
     BaseMoved {
@@ -234,6 +251,9 @@ pub enum SessionChange {
     Reminded,
     Activity {
         activity: Activity,
+        /// What a person is asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asks: Option<String>,
     },
     /// What it has used so far.
     Measured {

@@ -120,3 +120,5 @@ pub const HANDOFF_LIST_MAX: usize = 64;
 pub const HANDOFFS_MAX: u32 = 8;
 /// What one dependency may add to a signal, in bytes.
 pub const LISTS_BYTES_MAX: usize = 4 << 10;
+/// After this long without another stop or crash, earlier ones no longer make the pause longer.
+pub const LANE_DECAY: Duration = Duration::from_secs(3600);

@@ -24,6 +24,8 @@ pub struct Session {
     pub resumes: bool,
     pub state: SessionState,
     pub activity: Activity,
+    /// What it asks a person, while it waits for one.
+    pub asks: Option<String>,
     /// Red verdicts that went back into it.
     pub returns: u32,
     /// Turns since the last verdict that ended without a submission and were sent back.
@@ -84,6 +86,8 @@ pub enum EndReason {
     Withdrawn,
     /// Its context budget is used up: another session goes on with its handoff.
     HandingOff,
+    /// Its client met a usage limit and would only wait for a person.
+    LimitMet,
 }
 
 /// How a session ended.
@@ -139,8 +143,22 @@ pub enum GaveUp {
     Limit { until: Option<Timestamp> },
     /// The conversation is too long to go on.
     ContextFull,
+    /// The server is overloaded, broken or not to be reached: it has to do with no session.
+    Unavailable { text: String },
+    /// It will be refused again and again: no such model, no credit, not allowed.
+    Refused { text: String },
     /// Anything else, in the client's words.
     Failed { text: String },
+}
+
+/// Why a lane stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaneCause {
+    /// The account's usage limit.
+    Limit,
+    /// The server cannot be used.
+    Outage,
 }
 
 impl Exit {

@@ -110,6 +110,9 @@ pub struct SessionRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
     pub started_at: Timestamp,
+    /// What it asks a person, while it waits for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<String>,
     /// Of the context window; absent until the client has been measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_percent: Option<u32>,

@@ -16,5 +16,6 @@ mod pty;
 mod budget;
 mod headless;
 mod interactive;
+mod limits;
 mod plans;
 mod trouble;

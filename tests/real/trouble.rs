@@ -358,7 +358,9 @@ fn a_question_is_shown_as_waiting_until_it_is_answered() {
     let waiting = |text: &serde_json::Value| text.as_str().is_some_and(|text| text.contains("waiting for a person"));
     project.wait_for_stage("api", "waiting for a person", |row| waiting(&row["detail"]));
     assert!(asked.elapsed() < Duration::from_secs(2), "it took {:?}", asked.elapsed());
-    assert_eq!(project.status()["sessions"][0]["state"], "waiting");
+    let status = project.status();
+    assert_eq!(status["sessions"][0]["state"], "waiting");
+    assert_eq!(status["sessions"][0]["asks"], "Which letter?");
 
     let tmux = Tmux::new(&project, &attach_line());
     tmux.wait_for("Which letter?");

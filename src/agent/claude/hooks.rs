@@ -133,6 +133,20 @@ impl HookInput {
     pub fn parse(text: &str) -> HookInput {
         serde_json::from_str(text).unwrap_or_default()
     }
+    /// What a person is asked, in a line; none where the client does not say.
+    pub fn asks(&self) -> Option<String> {
+        let text = |value: &Value| value.as_str().map(str::to_owned).filter(|text| !text.is_empty());
+        match self.tool_name.as_str() {
+            "AskUserQuestion" => text(&self.tool_input["questions"][0]["question"]),
+            "ExitPlanMode" => Some("approve its plan".to_owned()),
+            "" => None,
+            tool => {
+                let about =
+                    ["command", "file_path", "url", "pattern"].iter().find_map(|name| text(&self.tool_input[*name]));
+                Some(about.map_or_else(|| format!("allow {tool}"), |about| format!("allow {tool}: {about}")))
+            }
+        }
+    }
     /// Whether a person has to act before the client goes on.
     pub fn needs_person(&self, event: HookEvent) -> bool {
         match event {

@@ -41,6 +41,10 @@ pub enum EndCause {
     RateLimited { resets_at: Option<Timestamp> },
     /// The conversation is too long to go on.
     ContextFull,
+    /// The server cannot be used now.
+    Unavailable { text: String },
+    /// The server would refuse it every time.
+    Refused { text: String },
     /// Any other failure, in the client's words.
     Failed { text: String },
 }
@@ -53,6 +57,8 @@ impl EndCause {
             EndCause::NotLoggedIn => Some(GaveUp::NotLoggedIn),
             EndCause::RateLimited { resets_at } => Some(GaveUp::Limit { until: resets_at }),
             EndCause::ContextFull => Some(GaveUp::ContextFull),
+            EndCause::Unavailable { text } => Some(GaveUp::Unavailable { text }),
+            EndCause::Refused { text } => Some(GaveUp::Refused { text }),
             EndCause::Failed { text } => Some(GaveUp::Failed { text }),
         }
     }
@@ -69,6 +75,8 @@ impl Outcome {
         match self.api_error_status {
             Some(401) => return EndCause::NotLoggedIn,
             Some(429) => return EndCause::RateLimited { resets_at: self.limit_resets_at },
+            Some(500..=599) => return EndCause::Unavailable { text: self.text.clone() },
+            Some(403 | 404) => return EndCause::Refused { text: self.text.clone() },
             _ => {}
         }
         // Without credentials no call is made, and the client's own words are all there is.
@@ -78,7 +86,45 @@ impl Outcome {
         if self.limit_resets_at.is_some() {
             return EndCause::RateLimited { resets_at: self.limit_resets_at };
         }
-        EndCause::Failed { text: self.text.clone() }
+        by_words(&self.text)
+    }
+}
+
+/// Failures without a status, by the words that the client itself puts in front of them.
+fn by_words(words: &str) -> EndCause {
+    let text = words.to_owned();
+    let plain = words.strip_prefix("API Error: ").unwrap_or(words);
+    match () {
+        () if plain.starts_with("Unable to connect to API") || plain.starts_with("Connection error") => {
+            EndCause::Unavailable { text }
+        }
+        () if plain.starts_with("Credit balance is too low") => EndCause::Refused { text },
+        () => EndCause::Failed { text },
+    }
+}
+
+/// When a limit is lifted, from the client's own words: `… · resets 6:29am (UTC)`. Only that
+/// zone is read: a time that is misread would be waited for in vain.
+fn resets_at(words: &str, now: Timestamp) -> Option<Timestamp> {
+    let (_, after) = words.rsplit_once("resets ")?;
+    let (time, zone) = after.split_once(' ')?;
+    let (clock, is_pm) = match time.strip_suffix("am") {
+        Some(clock) => (clock, false),
+        None => (time.strip_suffix("pm")?, true),
+    };
+    let (hour, minute) = clock.split_once(':').unwrap_or((clock, "0"));
+    let (hour, minute): (i8, i8) = (hour.parse().ok()?, minute.parse().ok()?);
+    if !zone.starts_with("(UTC)") || !(1..=12).contains(&hour) {
+        return None;
+    }
+    let hour = hour % 12 + if is_pm { 12 } else { 0 };
+    let today = now.to_zoned(jiff::tz::TimeZone::UTC).date().at(hour, minute.clamp(0, 59), 0, 0);
+    let at = today.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+    // The client cuts the seconds off: a minute that has begun is not the one of tomorrow.
+    match now.duration_since(at).as_secs() {
+        ..0 => Some(at),
+        0..600 => None,
+        _ => at.checked_add(jiff::SignedDuration::from_hours(24)).ok(),
     }
 }
 
@@ -86,11 +132,19 @@ impl Outcome {
 pub fn cause_of_failed_turn(error: &str, words: &str) -> EndCause {
     match error {
         "authentication_failed" | "oauth_org_not_allowed" => EndCause::NotLoggedIn,
-        "rate_limit" => EndCause::RateLimited { resets_at: None },
+        "rate_limit" => EndCause::RateLimited { resets_at: resets_at(words, crate::base::clock::now()) },
+        "overloaded" | "server_error" => EndCause::Unavailable { text: words.to_owned() },
+        "billing_error" | "model_not_found" => EndCause::Refused { text: words.to_owned() },
+        "invalid_request" if is_too_long(words) => EndCause::ContextFull,
         "" if words.is_empty() => EndCause::Failed { text: "the client did not say why".to_owned() },
         _ if words.is_empty() => EndCause::Failed { text: error.to_owned() },
-        _ => EndCause::Failed { text: words.to_owned() },
+        _ => by_words(words),
     }
+}
+
+/// The client's own words about a conversation that does not fit into the window.
+fn is_too_long(words: &str) -> bool {
+    words.contains("Prompt is too long") || words.contains("prompt is too long")
 }
 
 /// Reads the segments of a session's output, oldest first; a missing one is passed over.
@@ -196,12 +250,37 @@ mod tests {
         check(&failed(r#""result":"Not logged in · Please run /login""#), Some(EndCause::NotLoggedIn));
         check(&failed(r#""api_error_status":401,"result":"no""#), Some(EndCause::NotLoggedIn));
         check(&failed(r#""terminal_reason":"prompt_too_long""#), Some(EndCause::ContextFull));
+        let unavailable = |text: &str| Some(EndCause::Unavailable { text: text.to_owned() });
+        check(&failed(r#""api_error_status":529,"result":"busy""#), unavailable("busy"));
+        let offline = "API Error: Unable to connect to API (ConnectionRefused)";
+        check(&failed(&format!(r#""result":"{offline}""#)), unavailable(offline));
+        check(&failed(r#""api_error_status":404,"result":"x""#), Some(EndCause::Refused { text: "x".to_owned() }));
         check(&failed(r#""api_error_status":429"#), Some(EndCause::RateLimited { resets_at: None }));
         let limit = r#"{"type":"rate_limit_event","rate_limit_info":{"status":"rejected","resetsAt":1795242588}}"#;
         let resets_at = Timestamp::from_second(1_795_242_588).ok();
         check(&format!("{limit}\n{}", failed(r#""result":"limit""#)), Some(EndCause::RateLimited { resets_at }));
         let errors = r#"{"type":"result","subtype":"error_max_turns","is_error":true,"errors":["a","b"]}"#;
         check(errors, Some(EndCause::Failed { text: "a; b".to_owned() }));
+    }
+
+    #[test]
+    fn the_time_in_a_limit_is_the_next_one() {
+        let now: Timestamp = "2026-11-21T05:00:00Z".parse().unwrap();
+        for (words, expected) in [
+            ("You've hit your session limit · resets 6:29am (UTC)", Some("2026-11-21T06:29:00Z")),
+            ("limit · resets 4:50am (UTC)", Some("2026-11-22T04:50:00Z")),
+            ("limit · resets 5am (UTC)", None),
+            ("limit · resets 12am (UTC)", Some("2026-11-22T00:00:00Z")),
+            ("limit · resets 12:30pm (UTC)", Some("2026-11-21T12:30:00Z")),
+            ("limit · resets 6:29am (Europe/Berlin)", None),
+            ("limit · resets Oct 5, 6am (UTC)", None),
+            ("limit · resets 25am (UTC)", None),
+            ("no limit", None),
+        ] {
+            assert_eq!(resets_at(words, now).map(|at| at.to_string()).as_deref(), expected, "{words}");
+        }
+        assert_eq!(cause_of_failed_turn("overloaded", "x"), EndCause::Unavailable { text: "x".to_owned() });
+        assert_eq!(cause_of_failed_turn("invalid_request", "Prompt is too long"), EndCause::ContextFull);
     }
 
     #[test]

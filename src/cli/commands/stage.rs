@@ -23,6 +23,8 @@ pub fn run(place: &Place, verb: Stage) -> Result<u8, Failure> {
         Stage::Hold(args) => place.ask(Request::Hold { stage: args.stage }),
         Stage::Release(args) => place.ask(Request::Release { stage: args.stage }),
         Stage::Skip(args) => place.ask(Request::Skip { stage: args.stage, reason: args.reason, go_on: args.go_on }),
+        Stage::Waiting(args) => place.ask(Request::Waits { stage: args.stage, asks: Some(args.reason) }),
+        Stage::Resume(args) => place.ask(Request::Waits { stage: args.stage, asks: None }),
         Stage::Approve(args) => place.ask(Request::Approve { subject: target(&args)?, reason: args.reason }),
         Stage::Reject(args) => place.ask(Request::Reject { subject: target(&args)?, reason: args.reason }),
     }

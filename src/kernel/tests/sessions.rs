@@ -187,3 +187,182 @@ fn a_red_verdict_gives_a_session_its_time_again() {
     let told = sim.world.run.as_ref().unwrap().sessions[&SessionId::new("a.1").unwrap()].told;
     assert_eq!(told, Some((Zone::Red, sim.now)));
 }
+
+fn gave_up(session: &str, why: GaveUp) -> Event {
+    Event::SessionGaveUp { session: SessionId::new(session).unwrap(), exit: Exit::Code { code: 1 }, why }
+}
+
+fn two() -> Sim {
+    let mut sim = Sim::new(vec![spec("a", &[], claude()), spec("b", &[], claude()), spec("c", &[], command())]);
+    sim.schedule().hosted("a.1").hosted("b.1").hosted("c.1");
+    sim
+}
+
+fn lane_facts(sim: &Sim) -> Vec<&'static str> {
+    let name = |fact: &Fact| match fact {
+        Fact::LaneParked { .. } => Some("parked"),
+        Fact::LaneProbed { .. } => Some("probed"),
+        Fact::LaneFreed { .. } => Some("freed"),
+        _ => None,
+    };
+    sim.facts.iter().filter_map(name).collect()
+}
+
+#[test]
+fn a_limit_stops_the_lane_once_and_one_session_tries_first() {
+    let mut sim = two();
+    let until = sim.now.checked_add(jiff::SignedDuration::from_mins(20)).unwrap();
+    let conversation = |sim: &Sim, id: &str| {
+        sim.world.run.as_ref().unwrap().sessions[&SessionId::new(id).unwrap()].conversation.clone()
+    };
+    let (of_a, of_b) = (conversation(&sim, "a.1"), conversation(&sim, "b.1"));
+    sim.send(gave_up("a.1", GaveUp::Limit { until: Some(until) })).schedule();
+    sim.send(gave_up("b.1", GaveUp::Limit { until: Some(until) })).schedule();
+    assert_eq!(lane_facts(&sim), ["parked"]);
+    assert_eq!(sim.end_of("a.1"), Some(SessionEnd::RateLimited));
+    assert!(matches!(sim.state("c"), StageState::Running { .. }), "others go on");
+    assert_eq!(super::super::next_deadline(&sim.world, sim.now), Some(until));
+    assert!(!is_quiet(&sim.world));
+    sim.later(std::time::Duration::from_secs(1_200)).schedule();
+    assert_eq!(sim.stage_of("a").sessions + sim.stage_of("b").sessions, 3, "only one tries");
+    assert_eq!(conversation(&sim, "a.2"), of_a);
+    // The probe meets it again: a longer pause, and still nobody else.
+    sim.hosted("a.2").send(gave_up("a.2", GaveUp::Limit { until: None })).schedule();
+    sim.later(std::time::Duration::from_secs(90)).schedule().hosted("a.3").measured("a.3", 1);
+    sim.schedule();
+    assert_eq!(lane_facts(&sim), ["parked", "probed", "parked", "probed", "freed"]);
+    assert_eq!(conversation(&sim, "b.2"), of_b);
+    for stage in ["a", "b"] {
+        assert_eq!((sim.stage_of(stage).attempts, sim.stage_of(stage).tries), (1, 1), "an attempt was used up");
+    }
+}
+
+#[test]
+fn a_person_need_not_wait_for_a_limit() {
+    let mut sim = two();
+    sim.send(gave_up("a.1", GaveUp::Limit { until: None })).schedule();
+    assert!(matches!(sim.state("a"), StageState::Ready { .. }));
+    sim.ask(Request::Resume { stage: id("a") }).schedule();
+    assert_eq!(sim.stage_of("a").state.lease().unwrap().as_str(), "a.2");
+    assert_eq!(sim.stage_of("a").attempts, 1);
+}
+
+#[test]
+fn pauses_grow_and_are_forgotten() {
+    let mut sim = Sim::new(vec![spec("a", &[], claude())]);
+    let mut pauses = Vec::new();
+    for n in 1..=8 {
+        let session = format!("a.{n}");
+        sim.schedule().hosted(&session);
+        if n == 8 {
+            sim.later(std::time::Duration::from_secs(7_200));
+        }
+        sim.send(gave_up(&session, GaveUp::Unavailable { text: "529".to_owned() })).schedule();
+        let until = super::super::next_deadline(&sim.world, sim.now).unwrap();
+        let pause = until.duration_since(sim.now).as_secs();
+        pauses.push(pause);
+        sim.later(std::time::Duration::from_secs(u64::try_from(pause).unwrap() + 1));
+    }
+    assert!(pauses[..6].windows(2).all(|pair| pair[0] < pair[1]), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| (30..=1_125).contains(pause)), "{pauses:?}");
+    assert_eq!(pauses[7], pauses[0], "a long time without one makes the next the first again: {pauses:?}");
+}
+
+#[test]
+fn a_question_is_kept_over_the_notification_that_follows_it() {
+    let mut sim = one();
+    let session = SessionId::new("a.1").unwrap();
+    let waits = |asks: Option<&str>| Request::Activity {
+        session: session.clone(),
+        activity: Activity::WaitingForPerson,
+        asks: asks.map(str::to_owned),
+    };
+    let asks = |sim: &Sim| sim.world.run.as_ref().unwrap().sessions[&SessionId::new("a.1").unwrap()].asks.clone();
+    sim.agent("a.1", waits(Some("Which letter?")));
+    sim.agent("a.1", waits(None));
+    assert_eq!(asks(&sim).as_deref(), Some("Which letter?"));
+    sim.agent("a.1", Request::Activity { session: session.clone(), activity: Activity::Working, asks: None });
+    assert_eq!(asks(&sim), None);
+    sim.ask(Request::Waits { stage: id("a"), asks: Some("the key of the door".to_owned()) });
+    assert_eq!(asks(&sim).as_deref(), Some("the key of the door"));
+    sim.ask(Request::Waits { stage: id("a"), asks: None });
+    assert_eq!(asks(&sim), None);
+}
+
+/// One row of the table in `doc/sessions.md`.
+fn row(what: &str, happens: impl Fn(&mut Sim)) -> String {
+    let mut sim = one();
+    happens(&mut sim);
+    let end =
+        sim.end_of("a.1").map_or("-".to_owned(), |end| serde_json::to_value(end).unwrap().as_str().unwrap().to_owned());
+    sim.schedule();
+    let lane_stops = sim.world.run.as_ref().unwrap().lanes.values().any(|lane| lane.parked.is_some());
+    let pauses = matches!(sim.state("a"), StageState::Ready { retry_at: Some(_) });
+    let then = match sim.state("a") {
+        StageState::Blocked { reason } => format!("blocked, `{}`", reason.code.as_str()),
+        _ if lane_stops => "all of its backend wait, then one tries".to_owned(),
+        _ if pauses => "goes on after a pause".to_owned(),
+        _ => "goes on at once".to_owned(),
+    };
+    if matches!(sim.state("a"), StageState::Ready { .. }) {
+        sim.later(std::time::Duration::from_secs(60)).schedule();
+    }
+    let run = sim.world.run.as_ref().unwrap();
+    let next = run.sessions.get(&SessionId::new("a.2").unwrap());
+    let conversation = match next {
+        None => "",
+        Some(next) if next.resumes => "the same",
+        Some(_) => "a new one, with the handoff",
+    };
+    let uses_up = next.map_or("", |_| if sim.stage_of("a").tries > 1 { "yes" } else { "no" });
+    format!("| {what} | `{end}` | {then} | {conversation} | {uses_up} |")
+}
+
+#[test]
+fn the_table_of_ends_is_what_happens() {
+    let exits = |exit: Exit| {
+        move |sim: &mut Sim| {
+            sim.ended("a.1", exit);
+        }
+    };
+    let gives_up = |why: GaveUp| {
+        move |sim: &mut Sim| {
+            sim.send(gave_up("a.1", why.clone()));
+        }
+    };
+    let text = || "x".to_owned();
+    let session = || SessionId::new("a.1").unwrap();
+    let rows = [
+        row("its context budget is used up", |sim| {
+            sim.measured("a.1", 90);
+            sim.later(HANDOFF_TURN).schedule().ended("a.1", Exit::UnixSignal { signal: 15 });
+        }),
+        row("the conversation is too long", gives_up(GaveUp::ContextFull)),
+        row("it crashes, or its client is killed", exits(Exit::UnixSignal { signal: 9 })),
+        row("its host is killed, or the machine goes down", exits(Exit::Lost)),
+        row("its `timeout` is over", exits(Exit::TimedOut)),
+        row("it ends without a submission", exits(Exit::Code { code: 0 })),
+        row("the client gives up", gives_up(GaveUp::Failed { text: text() })),
+        row("a usage limit", gives_up(GaveUp::Limit { until: None })),
+        row("the server is overloaded, broken or not to be reached", gives_up(GaveUp::Unavailable { text: text() })),
+        row("the login is lost", gives_up(GaveUp::NotLoggedIn)),
+        row("the server refuses it: no credit, no such model", gives_up(GaveUp::Refused { text: text() })),
+        row("the agent blocks its stage", |sim| {
+            sim.agent("a.1", Request::Block { stage: id("a"), reason: "x".to_owned() });
+            sim.ended("a.1", Exit::UnixSignal { signal: 15 });
+        }),
+        row("a person kills it", |sim| {
+            sim.ask(Request::KillSession { session: session() }).ended("a.1", Exit::UnixSignal { signal: 15 });
+        }),
+        row("`loom stop --kill`, at the next `loom run`", |sim| {
+            sim.ask(Request::Stop { kill: true }).ended("a.1", Exit::UnixSignal { signal: 15 });
+        }),
+    ];
+    let doc = include_str!("../../../doc/sessions.md");
+    let missing: Vec<&String> = rows.iter().filter(|row| !doc.contains(row.as_str())).collect();
+    assert!(
+        missing.is_empty(),
+        "doc/sessions.md lacks:\n{}",
+        missing.iter().map(|row| format!("{row}\n")).collect::<String>()
+    );
+}
