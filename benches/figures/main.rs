@@ -4,6 +4,7 @@
 //! same machine. `cargo bench -- status hook` measures only the rows whose name
 //! has one of these words. The exit code is 1 when a target is not met.
 
+mod checks;
 mod dispatch;
 mod floor;
 mod idle;
@@ -26,10 +27,11 @@ struct Group {
     measure: fn(&stamp::Tools) -> Outcome<Vec<Row>>,
 }
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 12] = [
     Group { words: "chain overhead", measure: overhead::chain },
     Group { words: "independent fan overhead proof", measure: overhead::independent },
     Group { words: "processes git", measure: overhead::processes },
+    Group { words: "checks proof", measure: checks::one_hundred },
     Group { words: "dispatch", measure: dispatch::after_a_landing },
     Group { words: "start spread slots", measure: dispatch::spread },
     Group { words: "status", measure: latency::status },

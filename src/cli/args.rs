@@ -49,6 +49,8 @@ pub enum Command {
     Signal(Signal),
     /// Write what the next session and dependents need (agents)
     Handoff(Box<Handoff>),
+    /// Run a stage's checks now, in a fresh checkout, and print each with its evidence
+    Verify(VerifyStage),
     /// Look at plans
     #[command(subcommand)]
     Plan(Plan),
@@ -221,6 +223,8 @@ pub enum Stage {
     Release(StageOnly),
     /// Do without it
     Skip(Skip),
+    /// Show what an open question of a stage is about
+    Review(StageOnly),
     /// Say that its agent waits for a person (for agents without hooks)
     Waiting(WithReason),
     /// Say that its agent is at work again
@@ -278,6 +282,18 @@ pub struct Gate {
     /// Why; it is kept in the journal
     #[arg(long, default_value = "")]
     pub reason: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct VerifyStage {
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: Option<StageId>,
+    /// Instead, hold a kept bundle of evidence against the repository
+    #[arg(long, value_name = "BUNDLE", conflicts_with = "stage")]
+    pub evidence: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

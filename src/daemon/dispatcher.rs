@@ -111,6 +111,9 @@ impl Dispatcher {
     ) -> (Dispatcher, Sender<Message>) {
         let (sender, inbox) = std::sync::mpsc::channel();
         let executor = Executor::new(layout.clone(), sender.clone());
+        if mode == Mode::Daemon {
+            executor.record_operator();
+        }
         let machine = Machine { layout, executor, subscribers: Vec::new(), started: Instant::now() };
         (Dispatcher { turn: Turn::new(machine, world, journal, mode), inbox }, sender)
     }

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use crate::base::fail::{self, Point};
 use crate::base::layout::Layout;
+use crate::checks::Operator;
 use crate::daemon::dispatcher::Message;
 use crate::git::{Followed, Git, GitError, Own, Refs};
 use crate::host::control::{self, Waiting};
@@ -29,6 +30,8 @@ pub(super) struct Context {
     config: Mutex<String>,
     /// Hosts that wait at the start barrier.
     pub(super) waiting: Mutex<BTreeMap<SessionId, Waiting>>,
+    /// The operator's environment as this daemon was started with it.
+    operator: OnceLock<Operator>,
     sender: Sender<Message>,
 }
 
@@ -45,9 +48,19 @@ impl Executor {
             own: Mutex::new(None),
             config: Mutex::new(String::new()),
             waiting: Mutex::new(BTreeMap::new()),
+            operator: OnceLock::new(),
             sender,
         };
         Executor { context: Arc::new(context), refs: std::cell::RefCell::new(None) }
+    }
+
+    /// Records the operator's environment, beside the rest of the boot.
+    pub(super) fn record_operator(&self) {
+        let context = Arc::clone(&self.context);
+        // Whoever needs it first records it, should there be no thread.
+        let _ = std::thread::Builder::new().name("operator".to_owned()).spawn(move || {
+            context.operator();
+        });
     }
 
     pub(super) fn set_config(&self, fingerprint: Option<&str>) {
@@ -138,6 +151,11 @@ impl Context {
             *slot = Some(Own::open(&git, &cache)?);
         }
         slot.clone().ok_or_else(poisoned)
+    }
+
+    /// What checks see of the operator: recorded once, before any session of this daemon starts.
+    pub(super) fn operator(&self) -> &Operator {
+        self.operator.get_or_init(|| Operator::record(&[&self.layout.worktrees(), &self.layout.cache()]))
     }
 
     /// Refuses to run git in a work tree under a configuration that nobody accepted.

@@ -1,23 +1,54 @@
 //! Effects of proof and landing, and of what goes when a stage or a plan is over.
 
-use crate::checks::{self, Place};
+use std::path::PathBuf;
+
+use crate::base::layout::Layout;
+use crate::checks::{self, Bundle, Claim, Judges, Place};
 use crate::daemon::executor::{Context, plan_name};
 use crate::git::{Commit, Followed, Git, GitError, Merged, Own};
 use crate::model::effect::Prove;
-use crate::model::event::{AloneVerdict, Entry, Event, Proof};
+use crate::model::event::{AloneVerdict, Entry, Event, EvidenceRef, Proof};
 use crate::model::ids::{Oid, PlanId, StageId};
+use crate::model::judge::{Change, Side, Touched};
 use crate::model::plan::stage_branch;
 use crate::model::stage::CheckResult;
 
 pub(super) fn prove(context: &Context, prove: &Prove) -> Event {
-    let proof = run_proof(context, prove).unwrap_or_else(|why| Proof::Broken { why });
-    Event::Proved { entry: prove.entry.clone(), tip: prove.tip.clone(), proof }
+    let mut left = Left::default();
+    let proof = run_proof(context, prove, &mut left).unwrap_or_else(|why| Proof::Broken { why });
+    let Left { kept, evidence } = left;
+    Event::Proved { entry: prove.entry.clone(), tip: prove.tip.clone(), proof, kept, evidence }
 }
 
-fn run_proof(context: &Context, prove: &Prove) -> Result<Proof, String> {
+/// What a proof leaves behind, whatever its verdict.
+#[derive(Default)]
+struct Left {
+    /// Digest of what the proof checkout holds.
+    kept: Option<String>,
+    evidence: Vec<EvidenceRef>,
+}
+
+fn run_proof(context: &Context, prove: &Prove, left: &mut Left) -> Result<Proof, String> {
     let text = |error: GitError| error.to_string();
     let git = context.git().map_err(text)?;
     let own = context.own().map_err(text)?;
+    // Programs are looked at while the checkout is.
+    let (changed, secured) = std::thread::scope(|scope| {
+        let changed = scope.spawn(|| context.operator().changed_programs());
+        (changed.join(), own.secure(&git, prove.kept.as_deref()))
+    });
+    match secured.map_err(text)? {
+        0 => {}
+        n if prove.kept.is_some() => {
+            tracing::warn!("{n} files in the proof checkout are not what the last proof left: removed")
+        }
+        _ => {}
+    }
+    let changed = changed.map_err(|_| "looking at PATH broke off".to_owned())?;
+    if let Some((fingerprint, changed)) = changed.filter(|(now, _)| prove.programs.as_ref() != Some(now)) {
+        context.send(None, Event::ProgramsSeen { fingerprint, changed });
+        return Ok(Proof::Stopped);
+    }
     let is_on_top = git.is_ancestor(&prove.tip, &prove.commit).map_err(text)?;
     let tree = if is_on_top {
         git.tree_of(&prove.commit).map_err(text)?
@@ -27,55 +58,128 @@ fn run_proof(context: &Context, prove: &Prove) -> Result<Proof, String> {
             Merged::Conflict { files } => return Ok(Proof::Conflict { files }),
         }
     };
-    let (name, email) = git.identity();
-    let parents = [&prove.tip, &prove.commit];
-    // The user's own commits say themselves when they were made.
-    let date = match &prove.entry {
-        Entry::Base => git.time_of(&prove.commit).map_err(text)?,
-        Entry::Stage { .. } => prove.date,
-    };
-    let commit = Commit { tree: &tree, parents: &parents, message: &prove.message, date };
-    if let Some((_, checks)) = prove.proven.as_ref().filter(|(proven, _)| *proven == tree) {
-        let landing = own.commit(&commit, (&name, &email)).map_err(text)?;
-        return Ok(Proof::Passed { landing, tree, checks: checks.clone() });
+    let landing = Landing::of(&git, prove, tree)?;
+    if let Some((_, checks)) = prove.proven.as_ref().filter(|(proven, _)| *proven == landing.tree) {
+        let commit = landing.commit(&own)?;
+        return landing.passed(&git, prove, commit, checks.clone());
     }
     // The commit is made while its tree is put into the proof checkout.
-    let (landing, checkout) = std::thread::scope(|scope| {
-        let checkout = scope.spawn(|| own.check_out(&tree));
-        (own.commit(&commit, (&name, &email)), checkout.join())
+    let (commit, checkout) = std::thread::scope(|scope| {
+        let checkout = scope.spawn(|| own.check_out(&landing.tree));
+        (landing.commit(&own), checkout.join())
     });
-    let landing = landing.map_err(text)?;
+    let commit = commit?;
     checkout.map_err(|_| "the proof checkout broke off".to_owned())?.map_err(text)?;
-    let checks = run_checks(context, &own, prove, &landing)?;
-    if checks.iter().all(|check| check.passed) {
-        return Ok(Proof::Passed { landing, tree, checks });
-    }
-    let alone = if is_on_top {
+    let checks = run_checks(context, &own, prove, &landing.tree, &commit, left)?;
+    let is_green = checks.iter().all(|check| check.passed);
+    let alone = if is_green || is_on_top {
         AloneVerdict::SameTree
     } else {
         let own_tree = git.tree_of(&prove.commit).map_err(text)?;
         own.check_out(&own_tree).map_err(text)?;
-        let results = run_checks(context, &own, prove, &prove.commit)?;
+        let results = run_checks(context, &own, prove, &own_tree, &prove.commit, left)?;
         if results.iter().all(|check| check.passed) { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails }
     };
-    Ok(Proof::Failed { checks, alone })
+    left.kept = Some(own.record_kept().map_err(text)?);
+    if is_green { landing.passed(&git, prove, commit, checks) } else { Ok(Proof::Failed { checks, alone }) }
+}
+
+/// What would land.
+struct Landing<'a> {
+    tree: Oid,
+    parents: [&'a Oid; 2],
+    message: &'a str,
+    date: i64,
+    identity: (String, String),
+}
+
+impl<'a> Landing<'a> {
+    fn of(git: &Git, prove: &'a Prove, tree: Oid) -> Result<Landing<'a>, String> {
+        // The user's own commits say themselves when they were made.
+        let date = match &prove.entry {
+            Entry::Base => git.time_of(&prove.commit).map_err(|error| error.to_string())?,
+            Entry::Stage { .. } => prove.date,
+        };
+        let parents = [&prove.tip, &prove.commit];
+        Ok(Landing { tree, parents, message: &prove.message, date, identity: git.identity() })
+    }
+
+    fn commit(&self, own: &Own) -> Result<Oid, String> {
+        let commit = Commit { tree: &self.tree, parents: &self.parents, message: self.message, date: self.date };
+        own.commit(&commit, (&self.identity.0, &self.identity.1)).map_err(|error| error.to_string())
+    }
+
+    /// A green verdict, with what only a person may let through.
+    fn passed(self, git: &Git, prove: &Prove, landing: Oid, checks: Vec<CheckResult>) -> Result<Proof, String> {
+        let text = |error: GitError| error.to_string();
+        let changes_nothing = git.tree_of(&prove.tip).map_err(text)? == self.tree;
+        let judges = match &prove.entry {
+            // What a person commits themselves needs no other person.
+            Entry::Base => Vec::new(),
+            Entry::Stage { .. } => touched(git, prove, &self.tree).map_err(text)?,
+        };
+        Ok(Proof::Passed { landing, tree: self.tree, checks, judges, changes_nothing })
+    }
+}
+
+/// Files that judge, as far as landing `tree` would change them on the plan branch.
+fn touched(git: &Git, prove: &Prove, tree: &Oid) -> Result<Vec<Touched>, GitError> {
+    let changes = git.changes(&prove.tip, tree)?;
+    let judges = Judges {
+        protected: prove.protected.clone(),
+        files: prove.files.clone(),
+        checks: prove.checks.clone(),
+        working_dir: prove.working_dir.clone(),
+        plan: Some(prove.plan_path.clone()),
+    };
+    let text = |change: &Change| {
+        let of = |side: &Option<Side>| side.as_ref().and_then(|side| changes.text(side));
+        (of(&change.old), of(&change.new))
+    };
+    Ok(checks::touched(&changes.list, &text, &judges))
+}
+
+/// A folder that no other verdict has used.
+pub(super) fn evidence_folder(layout: &Layout, of: &str, commit: &Oid) -> PathBuf {
+    let dir = layout.evidence_of(of, commit);
+    (1..).map(|n| dir.join(n.to_string())).find(|dir| !dir.exists()).unwrap_or(dir)
 }
 
 /// Runs the checks in the proof checkout, which holds the tree of `commit`.
-fn run_checks(context: &Context, own: &Own, prove: &Prove, commit: &Oid) -> Result<Vec<CheckResult>, String> {
+fn run_checks(
+    context: &Context,
+    own: &Own,
+    prove: &Prove,
+    tree: &Oid,
+    commit: &Oid,
+    left: &mut Left,
+) -> Result<Vec<CheckResult>, String> {
     own.show_head(commit).map_err(|error| error.to_string())?;
+    let environment = context.operator().prepare(&own.home).map_err(|error| error.to_string())?;
     let entry = match &prove.entry {
         Entry::Stage { stage } => stage.as_str(),
         Entry::Base => "_base",
     };
-    let evidence = context.layout.evidence_of(entry, commit);
-    let evidence = (1..).map(|n| evidence.join(n.to_string())).find(|dir| !dir.exists()).unwrap_or(evidence);
+    let evidence = evidence_folder(&context.layout, entry, commit);
     let cwd = own.proof.join(&prove.working_dir);
     if !cwd.is_dir() {
         return Err(format!("the working_dir `{}` is not in the tree", prove.working_dir));
     }
-    let place = Place { cwd: &cwd, work: &context.layout.work, evidence };
-    checks::run_all(&prove.checks, &place).map_err(|error| error.to_string())
+    let place = Place { cwd: &cwd, work: &context.layout.work, evidence, environment };
+    let results = checks::run_all(&prove.checks, &place).map_err(|error| error.to_string())?;
+    let claim = Claim {
+        plan_path: prove.plan_path.clone(),
+        plan_sha256: prove.plan_sha256.clone(),
+        of: entry.to_owned(),
+        base: prove.base.clone(),
+        tip: prove.tip.clone(),
+        submitted: prove.commit.clone(),
+        commit: commit.clone(),
+        tree: tree.clone(),
+    };
+    let bundle = Bundle::new(claim, results.clone(), context.operator());
+    left.evidence.push(bundle.keep(&place).map_err(|error| error.to_string())?);
+    Ok(results)
 }
 
 pub(super) fn land(context: &Context, entry: Entry, branch: &str, tip: Oid, landing: Oid) -> Event {

@@ -12,6 +12,8 @@ pub mod rights;
 mod server;
 mod start;
 pub mod turn;
+mod verify;
 
 pub use boot::{BootError, Opened, ReadOnly};
 pub use keeper::{Kept, keep};
+pub use verify::{VerifyError, verify_bundle, verify_stage};

@@ -412,6 +412,7 @@ fn cause_of(event: &Event) -> &'static str {
         Event::SessionLeft { .. } => "session left",
         Event::Inspected { .. } => "inspected",
         Event::Proved { .. } => "proved",
+        Event::ProgramsSeen { .. } => "programs seen",
         Event::Landed { .. } => "landed",
         Event::LandRefused { .. } => "land refused",
         Event::BaseFollowed { .. } => "base followed",

@@ -8,10 +8,12 @@
 //!   no configuration that anybody else wrote: merges, commits, the proof checkout;
 //! - the agent's own git, which is none of this module's business.
 
+mod changes;
 mod command;
 mod fingerprint;
 mod follow;
 mod history;
+mod kept;
 mod orphans;
 mod own;
 mod refs;
@@ -20,6 +22,7 @@ mod worktree;
 
 use std::path::{Path, PathBuf};
 
+pub use changes::Changes;
 pub use command::GitError;
 pub use fingerprint::fingerprint;
 pub use follow::Followed;

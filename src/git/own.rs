@@ -19,6 +19,8 @@ pub struct Own {
     objects: PathBuf,
     /// The proof checkout.
     pub proof: PathBuf,
+    /// The home of the checks.
+    pub home: PathBuf,
     has_attr_source: bool,
 }
 
@@ -47,6 +49,7 @@ impl Own {
             index: cache.join("proof.index"),
             objects: git.common.join("objects"),
             proof: cache.join("proof"),
+            home: cache.join("home"),
             has_attr_source,
         };
         fs_err::create_dir_all(&own.proof)?;
@@ -59,6 +62,11 @@ impl Own {
         // Nobody else uses this index: its lock is that of a git that was killed.
         super::orphans::clear(&cache.join("proof.index.lock"));
         Ok(own)
+    }
+
+    /// The folder that all of it lies in.
+    pub(super) fn cache(&self) -> &Path {
+        self.git_dir.parent().unwrap_or(&self.git_dir)
     }
 
     /// Makes a repository at `dir`, whole or not at all.

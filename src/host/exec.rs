@@ -72,7 +72,7 @@ pub fn read_spec(folder: &HostFolder) -> io::Result<HostSpec> {
 
 /// Keeps the agent from signalling its host, or anything else outside its own tree. Best effort:
 /// kernels before 6.12 know no signal scope. Set-user-id programs gain no rights inside.
-fn enter_signal_scope() {
+pub fn enter_signal_scope() {
     use landlock::{Ruleset, RulesetAttr, Scope};
     let _ =
         Ruleset::default().scope(Scope::Signal).and_then(Ruleset::create).and_then(|ruleset| ruleset.restrict_self());

@@ -14,8 +14,10 @@ mod screen;
 mod seats;
 pub mod spec;
 mod spool;
-mod tree;
+pub mod tree;
 pub mod viewer;
+
+pub use exec::enter_signal_scope;
 
 use std::ffi::OsString;
 use std::io::{self, Write};

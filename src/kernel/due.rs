@@ -23,7 +23,7 @@ pub fn due(world: &World) -> Vec<Effect> {
     for session in run.live_sessions() {
         effects.extend(for_session(run, session));
     }
-    effects.extend(landing(run));
+    effects.extend(landing(world, run));
     for (stage, worktrees) in &world.leftovers {
         effects.push(Effect::RemoveStage { stage: stage.clone(), worktrees: worktrees.clone() });
     }
@@ -105,14 +105,16 @@ fn start(stage: &Stage, session: &Session, run: &Run) -> Start {
     }
 }
 
-fn landing(run: &Run) -> Option<Effect> {
+fn landing(world: &World, run: &Run) -> Option<Effect> {
     match &run.base_entry {
-        BaseEntry::Proving { commit, tip } => return Some(prove_base(run, commit, tip)),
+        BaseEntry::Proving { commit, tip } => return Some(prove_base(world, run, commit, tip)),
         BaseEntry::Landing { tip, landing, .. } => return Some(land(run, Entry::Base, tip, landing)),
         _ => {}
     }
     run.stages.iter().find_map(|(id, stage)| match &stage.state {
-        StageState::Verifying { commit, phase: Phase::Proving { tip }, .. } => Some(prove(run, stage, commit, tip)),
+        StageState::Verifying { commit, phase: Phase::Proving { tip }, .. } => {
+            Some(prove(world, run, stage, commit, tip))
+        }
         StageState::Verifying { phase: Phase::Landing { tip, landing }, .. } => {
             Some(land(run, Entry::Stage { stage: id.clone() }, tip, landing))
         }
@@ -124,7 +126,7 @@ fn land(run: &Run, entry: Entry, tip: &Oid, landing: &Oid) -> Effect {
     Effect::Land { entry, branch: run.plan.branch(), tip: tip.clone(), landing: landing.clone() }
 }
 
-fn prove(run: &Run, stage: &Stage, commit: &Oid, tip: &Oid) -> Effect {
+fn prove(world: &World, run: &Run, stage: &Stage, commit: &Oid, tip: &Oid) -> Effect {
     let spec = &stage.spec;
     let trailers = format!("Loom-Stage: {}/{}\nLoom-Attempt: {}", run.plan.id, spec.id, stage.attempts);
     Effect::Prove(Box::new(Prove {
@@ -137,10 +139,23 @@ fn prove(run: &Run, stage: &Stage, commit: &Oid, tip: &Oid) -> Effect {
         message: format!("{}\n\n{trailers}\n", spec.name),
         date: stage.started_at.map_or(0, Timestamp::as_second),
         proven: stage.proven.clone(),
+        kept: world.kept.clone(),
+        programs: world.programs.clone(),
+        protected: run.plan.protected.clone(),
+        files: from_the_top(&spec.working_dir, &spec.files),
+        plan_path: run.source.path.clone(),
+        plan_sha256: run.source.sha256.clone(),
     }))
 }
 
-fn prove_base(run: &Run, commit: &Oid, tip: &Oid) -> Effect {
+/// Globs that start at the working folder, from the top of the tree.
+fn from_the_top(working_dir: &str, globs: &[String]) -> Vec<String> {
+    let dir = working_dir.trim_start_matches("./").trim_end_matches('/');
+    let below = |glob: &String| if matches!(dir, "" | ".") { glob.clone() } else { format!("{dir}/{glob}") };
+    globs.iter().map(below).collect()
+}
+
+fn prove_base(world: &World, run: &Run, commit: &Oid, tip: &Oid) -> Effect {
     Effect::Prove(Box::new(Prove {
         entry: Entry::Base,
         tip: tip.clone(),
@@ -151,6 +166,12 @@ fn prove_base(run: &Run, commit: &Oid, tip: &Oid) -> Effect {
         message: format!("Merge branch '{}'\n\nLoom-Base: {}\n", run.ground.base_branch, run.plan.id),
         date: 0,
         proven: None,
+        kept: world.kept.clone(),
+        programs: world.programs.clone(),
+        protected: Vec::new(),
+        files: Vec::new(),
+        plan_path: run.source.path.clone(),
+        plan_sha256: run.source.sha256.clone(),
     }))
 }
 

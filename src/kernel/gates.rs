@@ -2,6 +2,7 @@
 
 use super::draft::Draft;
 use super::end::block;
+use super::text;
 use super::world::{BaseEntry, Run, World};
 use crate::model::effect::Effect;
 use crate::model::event::{GateTarget, RefsSeen, RequestId};
@@ -27,6 +28,15 @@ fn question(subject: &GateSubject) -> String {
         GateSubject::Land { stage, commit } => {
             format!("stage `{stage}` is proven at {}: land it?", commit.short())
         }
+        GateSubject::Judges { stage, commit, files } => format!(
+            "stage `{stage}` is proven at {} and changed files that judge: {}. See them with `loom stage review {stage}`; land it?",
+            commit.short(),
+            text::touched(files)
+        ),
+        GateSubject::Programs { changed, .. } => format!(
+            "programs on PATH are not those that `loom run` started with: {}. Approve takes them as they are",
+            changed.join(", ")
+        ),
         GateSubject::PlanBranchMoved { expected, actual } => format!(
             "the plan branch was left at {} and is {}: approve takes it as it is, reject puts it back (and keeps the other commit)",
             expected.short(),
@@ -93,6 +103,13 @@ pub(super) fn config_seen(world: &World, run: &Run, fingerprint: &str, draft: &m
     }
 }
 
+pub(super) fn programs_seen(world: &World, run: &Run, fingerprint: &str, changed: &[String], draft: &mut Draft) {
+    let is_asked = run.open_gates().any(|gate| matches!(gate.subject, GateSubject::Programs { .. }));
+    if world.programs.as_deref() != Some(fingerprint) && !is_asked {
+        open(world, GateSubject::Programs { fingerprint: fingerprint.to_owned(), changed: changed.to_vec() }, draft);
+    }
+}
+
 /// An answer to a gate.
 pub(super) struct Reply<'a> {
     pub(super) target: &'a GateTarget,
@@ -139,7 +156,9 @@ fn find<'a>(run: &'a Run, target: &GateTarget) -> Result<&'a Gate, Refusal> {
 
 fn approved(run: &Run, gate: &Gate, draft: &mut Draft) {
     match &gate.subject {
-        GateSubject::EmptyDiff { stage, commit } | GateSubject::Land { stage, commit } => {
+        GateSubject::EmptyDiff { stage, commit }
+        | GateSubject::Land { stage, commit }
+        | GateSubject::Judges { stage, commit, .. } => {
             draft.stage(stage, StageChange::Approved { commit: commit.clone() });
         }
         GateSubject::PlanBranchMoved { actual: Some(actual), .. } => {
@@ -151,6 +170,9 @@ fn approved(run: &Run, gate: &Gate, draft: &mut Draft) {
             draft.fact(Fact::BaseMoved { commit: actual.clone() });
         }
         GateSubject::MergeBase { .. } => {}
+        GateSubject::Programs { fingerprint, .. } => {
+            draft.fact(Fact::ProgramsAccepted { fingerprint: fingerprint.clone() });
+        }
         GateSubject::RepositoryConfig { actual, .. } => {
             draft.fact(Fact::ConfigAccepted { fingerprint: actual.clone() });
         }
@@ -159,7 +181,7 @@ fn approved(run: &Run, gate: &Gate, draft: &mut Draft) {
 
 fn rejected(run: &Run, gate: &Gate, reason: &str, draft: &mut Draft) {
     match &gate.subject {
-        GateSubject::EmptyDiff { stage, .. } | GateSubject::Land { stage, .. } => {
+        GateSubject::EmptyDiff { stage, .. } | GateSubject::Land { stage, .. } | GateSubject::Judges { stage, .. } => {
             let text = if reason.is_empty() {
                 "a person rejected it".to_owned()
             } else {
@@ -174,7 +196,7 @@ fn rejected(run: &Run, gate: &Gate, reason: &str, draft: &mut Draft) {
                 text: "a person decided not to merge the base branch's new commits".to_owned(),
             });
         }
-        GateSubject::BaseBranchMoved { .. } | GateSubject::RepositoryConfig { .. } => {}
+        GateSubject::BaseBranchMoved { .. } | GateSubject::RepositoryConfig { .. } | GateSubject::Programs { .. } => {}
     }
 }
 

@@ -9,6 +9,7 @@ use crate::model::event::{AloneVerdict, Entry, Proof};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::Oid;
+use crate::model::judge::Touched;
 use crate::model::limits::RETURNS_MAX;
 use crate::model::plan::Landing;
 use crate::model::session::{Activity, EndReason, SessionState};
@@ -25,7 +26,7 @@ pub(super) fn proved(world: &World, run: &Run, entry: &Entry, tip: &Oid, proof: 
         return;
     }
     match proof {
-        Proof::Passed { landing, tree, checks } => {
+        Proof::Passed { landing, tree, checks, judges, changes_nothing } => {
             draft.stage(
                 id,
                 StageChange::Proven {
@@ -33,15 +34,19 @@ pub(super) fn proved(world: &World, run: &Run, entry: &Entry, tip: &Oid, proof: 
                     landing: landing.clone(),
                     tree: tree.clone(),
                     checks: checks.clone(),
+                    judges: judges.clone(),
+                    changes_nothing: *changes_nothing,
                 },
             );
-            let lands = stage.spec.auto_merge && !world.options.no_merge;
-            if !lands && stage.approved.as_ref() != Some(commit) {
-                let gate = gates::open(world, GateSubject::Land { stage: id.clone(), commit: commit.clone() }, draft);
+            if stage.approved.as_ref() != Some(commit)
+                && let Some(subject) = needs_person(world, stage, commit, judges, *changes_nothing)
+            {
+                let gate = gates::open(world, subject, draft);
                 draft.stage(id, StageChange::Gated { gate });
                 draft.end_lease(run, stage, EndReason::Done);
             }
         }
+        Proof::Stopped => draft.stage(id, StageChange::Requeued),
         Proof::Failed { checks, alone } => red(world, run, stage, checks, *alone, draft),
         Proof::Conflict { files } => {
             draft.stage(
@@ -66,6 +71,25 @@ pub(super) fn proved(world: &World, run: &Run, entry: &Entry, tip: &Oid, proof: 
             draft.end_lease(run, stage, EndReason::Done);
         }
     }
+}
+
+/// Why what is proven does not land by itself.
+fn needs_person(
+    world: &World,
+    stage: &Stage,
+    commit: &Oid,
+    judges: &[Touched],
+    changes_nothing: bool,
+) -> Option<GateSubject> {
+    let (id, commit) = (stage.spec.id.clone(), commit.clone());
+    if !judges.is_empty() {
+        return Some(GateSubject::Judges { stage: id, commit, files: judges.to_vec() });
+    }
+    if changes_nothing && !stage.spec.stage_type.may_change_nothing() {
+        return Some(GateSubject::EmptyDiff { stage: id, commit });
+    }
+    let lands = stage.spec.auto_merge && !world.options.no_merge;
+    (!lands).then_some(GateSubject::Land { stage: id, commit })
 }
 
 /// A red verdict goes back into the session that waits for it, else to a new attempt.
@@ -104,7 +128,11 @@ fn base_proved(run: &Run, tip: &Oid, proof: &Proof, draft: &mut Draft) {
         return;
     }
     let text = match proof {
-        Proof::Passed { landing, tree, checks } => {
+        Proof::Stopped => {
+            draft.fact(Fact::BaseRequeued);
+            return;
+        }
+        Proof::Passed { landing, tree, checks, .. } => {
             draft.fact(Fact::BaseProven {
                 commit: commit.clone(),
                 tip: tip.clone(),

@@ -11,6 +11,7 @@ use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Caller, Ground, PlanSource, Request, RequestId};
 use crate::model::fact::{Fact, SessionChange, StageChange};
+use crate::model::gate::GateSubject;
 use crate::model::handoff::Handoff;
 use crate::model::ids::{SessionId, StageId};
 use crate::model::limits::{REASON_BYTES_MAX, RETURNS_MAX};
@@ -441,6 +442,14 @@ impl<'a> Asked<'a> {
         let Some(id) = id else { return self.merge_base(draft) };
         let stage = self.stage(id)?;
         match &stage.state {
+            StageState::Gated { gate, .. }
+                if matches!(self.run.gates.get(gate).map(|gate| &gate.subject), Some(GateSubject::Judges { .. })) =>
+            {
+                Err(Refusal::new(RefusalKind::Waiting, format!("stage `{id}` changed files that judge it"))
+                    .because("a person has to look at them first")
+                    .hint(format!("loom stage review {id}"))
+                    .hint(format!("loom stage approve {id}")))
+            }
             StageState::Gated { gate, commit: Some(commit) } => {
                 draft.fact(Fact::GateAnswered { gate: *gate, approved: true, reason: "loom merge".to_owned() });
                 draft.stage(id, StageChange::Approved { commit: commit.clone() });

@@ -96,15 +96,35 @@ fn check_stage(run: &Run, stage: &Stage, change: &StageChange, ended: &[&Session
             if let Some(check) = checks.iter().find(|check| !check.passed) {
                 return Err(violation("R2", format!("stage `{id}` has the failed check `{}`", check.command)));
             }
+            let required = run.checks_of(&stage.spec);
+            if let Some(missing) = required.iter().find(|want| !checks.iter().any(|got| got.command == want.command)) {
+                return Err(violation("R18", format!("stage `{id}` was not judged by `{}`", missing.command)));
+            }
         }
         StageChange::Landed { landed } => match &stage.state {
-            StageState::Verifying { phase: Phase::Landing { landing, .. }, .. } if landing == landed => {}
+            StageState::Verifying { phase: Phase::Landing { landing, .. }, commit, .. } if landing == landed => {
+                if stage.approved.as_ref() != Some(commit) {
+                    lands_by_itself(stage)?;
+                }
+            }
             _ => return Err(violation("R2", format!("stage `{id}` lands a commit that was not proven"))),
         },
         StageChange::Skipped { reason, .. } | StageChange::Reset { reason } if reason.is_empty() => {
             return Err(violation("R12", format!("stage `{id}` is overridden without a reason")));
         }
         _ => {}
+    }
+    Ok(())
+}
+
+/// R4 and R5: what lands only when a person has said so.
+fn lands_by_itself(stage: &Stage) -> Result<(), Violation> {
+    let id = &stage.spec.id;
+    if let Some(file) = stage.judges.first() {
+        return Err(violation("R4", format!("stage `{id}` changed `{}`, which judges it", file.path)));
+    }
+    if stage.changes_nothing && !stage.spec.stage_type.may_change_nothing() {
+        return Err(violation("R5", format!("stage `{id}` changes nothing")));
     }
     Ok(())
 }

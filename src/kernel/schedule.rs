@@ -228,7 +228,10 @@ pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
                 _ => format!("loom stage retry {id}"),
             })
         }
-        StageState::Gated { .. } => Some(format!("loom stage approve {id}")),
+        StageState::Gated { gate, .. } => Some(match run.gates.get(gate).map(|gate| &gate.subject) {
+            Some(GateSubject::Judges { .. }) => format!("loom stage review {id}"),
+            _ => format!("loom stage approve {id}"),
+        }),
         StageState::Ready { .. } if stage.held => Some(format!("loom stage release {id}")),
         StageState::Waiting => {
             let skipped = stage.spec.dependencies.iter().find(|dependency| {

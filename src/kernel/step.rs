@@ -62,7 +62,16 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
         Event::Inspected { stage, session, request, inspection } => {
             end::inspected(world, run, &end::Inspected { stage, session, request: *request, inspection }, draft);
         }
-        Event::Proved { entry, tip, proof } => queue::proved(world, run, entry, tip, proof, draft),
+        Event::Proved { entry, tip, proof, kept, evidence } => {
+            for evidence in evidence {
+                draft.fact(Fact::EvidenceKept { evidence: evidence.clone() });
+            }
+            if let Some(sha256) = kept.as_ref().filter(|_| world.kept != *kept) {
+                draft.fact(Fact::CachesKept { sha256: sha256.clone() });
+            }
+            queue::proved(world, run, entry, tip, proof, draft);
+        }
+        Event::ProgramsSeen { fingerprint, changed } => gates::programs_seen(world, run, fingerprint, changed, draft),
         Event::Landed { entry, tip, landing } => queue::landed(run, entry, tip, landing, draft),
         Event::LandRefused { entry, moved, why } => queue::land_refused(run, entry, *moved, why, draft),
         Event::BaseFollowed { commit } => draft.fact(Fact::BaseFollowed { commit: commit.clone() }),

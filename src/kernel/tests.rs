@@ -15,9 +15,11 @@ use crate::model::event::{
 use crate::model::fact::{Fact, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::{GateId, Oid, PlanId, SessionId, StageId};
+use crate::model::judge::Touched;
 use crate::model::plan::{Advice, Agent, BackendKind, Landing, Plan, Priority, StageSpec, StageType};
+use crate::model::refusal::RefusalKind;
 use crate::model::session::{Activity, EndReason, Exit, GaveUp, HostIdentity};
-use crate::model::stage::{BlockCode, CheckResult, StageState};
+use crate::model::stage::{BlockCode, CheckResult, Phase, StageState, StateKind};
 
 fn id(text: &str) -> StageId {
     StageId::new(text).unwrap()
@@ -143,7 +145,13 @@ impl Sim {
     }
     fn proved(&mut self, name: &str, proof: Proof) -> &mut Sim {
         let tip = self.world.run.as_ref().unwrap().tip.clone().unwrap();
-        self.send(Event::Proved { entry: Entry::Stage { stage: id(name) }, tip, proof })
+        self.send(Event::Proved {
+            entry: Entry::Stage { stage: id(name) },
+            tip,
+            proof,
+            kept: None,
+            evidence: Vec::new(),
+        })
     }
     /// From started to proven.
     fn until_verifying(&mut self, name: &str) -> &mut Sim {
@@ -169,14 +177,18 @@ fn check_result(passed: bool) -> CheckResult {
         why: (!passed).then(|| "exit status 1, expected 0".to_owned()),
         exit: Some(i32::from(!passed)),
         duration_ms: 1,
-        tail: String::new(),
-        output_sha256: String::new(),
-        evidence: String::new(),
+        ..CheckResult::default()
     }
 }
 
 fn green(landing: &Oid) -> Proof {
-    Proof::Passed { landing: landing.clone(), tree: oid(9), checks: vec![check_result(true)] }
+    Proof::Passed {
+        landing: landing.clone(),
+        tree: oid(9),
+        checks: vec![check_result(true)],
+        judges: Vec::new(),
+        changes_nothing: false,
+    }
 }
 
 fn red() -> Proof {
@@ -251,15 +263,69 @@ fn a_crash_waits_longer_each_time() {
 fn nothing_lands_with_a_failed_check_or_without_evidence() {
     let mut sim = Sim::new(vec![spec("a", &[], command())]);
     sim.until_verifying("a");
-    let proven =
-        |checks| Fact::stage(&id("a"), StageChange::Proven { tip: oid(1), landing: oid(20), tree: oid(9), checks });
+    let with = |checks: Vec<CheckResult>, judges: Vec<Touched>, changes_nothing| {
+        let (tip, landing, tree) = (oid(1), oid(20), oid(9));
+        Fact::stage(&id("a"), StageChange::Proven { tip, landing, tree, checks, judges, changes_nothing })
+    };
+    let proven = |checks| with(checks, Vec::new(), false);
     assert_eq!(rules(&sim.world, &[proven(vec![check_result(false)])]).unwrap_err().rule, "R2");
     assert_eq!(rules(&sim.world, &[proven(Vec::new())]).unwrap_err().rule, "R15");
     let landed = Fact::stage(&id("a"), StageChange::Landed { landed: oid(20) });
     assert_eq!(rules(&sim.world, std::slice::from_ref(&landed)).unwrap_err().rule, "R1");
     let other = Fact::stage(&id("a"), StageChange::Landed { landed: oid(21) });
     assert_eq!(rules(&sim.world, &[proven(vec![check_result(true)]), other]).unwrap_err().rule, "R2");
-    assert!(rules(&sim.world, &[proven(vec![check_result(true)]), landed]).is_ok());
+    assert!(rules(&sim.world, &[proven(vec![check_result(true)]), landed.clone()]).is_ok());
+    let judge = Touched { path: "Makefile".to_owned(), why: "a build script".to_owned() };
+    for (proven, rule) in [
+        (with(vec![check_result(true)], vec![judge], false), "R4"),
+        (with(vec![check_result(true)], Vec::new(), true), "R5"),
+        (proven(vec![CheckResult { command: "other".to_owned(), ..check_result(true) }]), "R18"),
+    ] {
+        assert_eq!(rules(&sim.world, &[proven, landed.clone()]).unwrap_err().rule, rule);
+    }
+}
+
+#[test]
+fn what_judges_is_a_persons_to_change() {
+    let mut sim = Sim::new(vec![spec("a", &[], command())]);
+    sim.until_verifying("a");
+    let judge = Touched { path: "Makefile".to_owned(), why: "a build script, changed".to_owned() };
+    let bent = |landing| Proof::Passed {
+        landing,
+        tree: oid(9),
+        checks: vec![check_result(true)],
+        judges: vec![judge.clone()],
+        changes_nothing: false,
+    };
+    sim.proved("a", bent(oid(20)));
+    assert_eq!(sim.state("a").kind(), StateKind::Gated);
+    let StageState::Gated { gate, commit: Some(commit) } = sim.state("a").clone() else {
+        panic!("{:?}", sim.state("a"))
+    };
+    let asked = sim.world.run.as_ref().unwrap().gates[&gate].clone();
+    assert!(asked.question.contains("`Makefile` (a build script, changed)"), "{}", asked.question);
+    assert!(matches!(asked.subject, GateSubject::Judges { commit: about, .. } if about == commit));
+    // `loom merge` is no answer: a person has to look.
+    let merge = Request::Merge { stage: Some(id("a")) };
+    let asked = Event::Request { id: RequestId(1), caller: Caller::Operator, request: merge };
+    assert_eq!(step(&sim.world, &asked, sim.now).unwrap_err().kind, RefusalKind::Waiting);
+    // Approved, it lands; proven again on another tip, it lands without another question.
+    sim.ask(Request::Approve { subject: GateTarget::Stage { stage: id("a") }, reason: "fine".to_owned() });
+    sim.schedule().proved("a", bent(oid(21)));
+    sim.send(Event::Landed { entry: Entry::Stage { stage: id("a") }, tip: oid(1), landing: oid(21) });
+    assert_eq!(sim.state("a").kind(), StateKind::Merged);
+}
+
+#[test]
+fn changed_programs_stop_landing_until_a_person_has_seen_them() {
+    let mut sim = Sim::new(vec![spec("a", &[], command())]);
+    sim.until_verifying("a");
+    sim.send(Event::ProgramsSeen { fingerprint: "f".to_owned(), changed: vec!["/bin/x (new)".to_owned()] });
+    sim.proved("a", Proof::Stopped).schedule();
+    assert!(matches!(sim.state("a"), StageState::Verifying { phase: Phase::Queued, .. }), "{:?}", sim.state("a"));
+    sim.ask(Request::Approve { subject: GateTarget::Gate { gate: GateId(1) }, reason: String::new() }).schedule();
+    assert_eq!(sim.world.programs.as_deref(), Some("f"));
+    assert!(matches!(sim.state("a"), StageState::Verifying { phase: Phase::Proving { .. }, .. }));
 }
 
 #[test]
@@ -409,7 +475,7 @@ fn events() -> Vec<(&'static str, Event)> {
     let entry = || Entry::Stage { stage: a() };
     let inspected =
         |inspection| Event::Inspected { stage: a(), session: session(), request: Some(RequestId(9)), inspection };
-    let proved = |proof| Event::Proved { entry: entry(), tip: oid(1), proof };
+    let proved = |proof| Event::Proved { entry: entry(), tip: oid(1), proof, kept: None, evidence: Vec::new() };
     vec![
         ("submit (agent)", agent(Request::Submit { stage: a() })),
         ("submit (person)", operator(Request::Submit { stage: a() })),

@@ -1,5 +1,6 @@
 //! Words that facts carry to people and agents.
 
+use crate::model::judge::Touched;
 use crate::model::stage::{CheckResult, Failure};
 
 pub fn first_line(text: &str) -> &str {
@@ -33,6 +34,16 @@ pub fn attempts(n: u32) -> String {
 pub fn some_files(files: &[String]) -> String {
     const SHOWN: usize = 10;
     let shown: Vec<String> = files.iter().take(SHOWN).map(|file| format!("`{file}`")).collect();
+    match files.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+/// The first files that judge, each with what it is.
+pub fn touched(files: &[Touched]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<String> = files.iter().take(SHOWN).map(|file| format!("`{}` ({})", file.path, file.why)).collect();
     match files.len().saturating_sub(SHOWN) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),

@@ -13,6 +13,7 @@ use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::{Answered, Gate, GateSubject};
 use crate::model::handoff::{Lists, Written};
 use crate::model::ids::{GateId, Oid, SessionId, StageId};
+use crate::model::judge::Touched;
 use crate::model::limits::LANE_DECAY;
 use crate::model::plan::{BackendKind, Plan, StageSpec};
 use crate::model::session::{Activity, Session, SessionState};
@@ -34,6 +35,10 @@ pub struct World {
     pub leftovers: BTreeMap<StageId, Vec<String>>,
     /// Sessions begun under each name, over all plans: a session's folder is never used again.
     pub fences: BTreeMap<StageId, u32>,
+    /// Digest of what the last proof left in the proof checkout.
+    pub kept: Option<String>,
+    /// Changed programs on `PATH` that a person accepted, as a fingerprint.
+    pub programs: Option<String>,
 }
 
 /// One plan being carried out.
@@ -117,6 +122,10 @@ pub struct Stage {
     pub proven: Option<(Oid, Vec<CheckResult>)>,
     /// The results of the newest verdict.
     pub checks: Vec<CheckResult>,
+    /// Files that judge, as the last proven commit changes them.
+    pub judges: Vec<Touched>,
+    /// The last proven commit has the tree of the tip it was merged with.
+    pub changes_nothing: bool,
     /// A commit that a person approved; it stays approved as long as it is the one.
     pub approved: Option<Oid>,
     /// Its worktrees are gone: it has landed.
@@ -151,6 +160,8 @@ impl Stage {
             note: None,
             proven: None,
             checks: Vec::new(),
+            judges: Vec::new(),
+            changes_nothing: false,
             approved: None,
             is_tidied: false,
             removing: false,
@@ -194,8 +205,10 @@ impl Stage {
             StageChange::Requeued => self.set_phase(Phase::Queued),
             StageChange::Returned { failure } => self.return_to_session(failure),
             StageChange::Failed { failure, retry_at } => self.fail(failure, *retry_at),
-            StageChange::Proven { tip, landing, tree, checks } => {
+            StageChange::Proven { tip, landing, tree, checks, judges, changes_nothing } => {
                 self.checks.clone_from(checks);
+                self.judges.clone_from(judges);
+                self.changes_nothing = *changes_nothing;
                 self.proven = Some((tree.clone(), checks.clone()));
                 self.set_phase(Phase::Landing { tip: tip.clone(), landing: landing.clone() });
             }
@@ -324,6 +337,8 @@ impl World {
                 self.rescued.extend(refs.iter().cloned())
             }
             Fact::GateOpened { .. } => self.gates_opened += 1,
+            Fact::CachesKept { sha256 } => self.kept = Some(sha256.clone()),
+            Fact::ProgramsAccepted { fingerprint } => self.programs = Some(fingerprint.clone()),
             Fact::Stopped { .. } => {}
             _ => {}
         }

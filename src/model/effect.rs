@@ -79,6 +79,18 @@ pub struct Prove {
     pub date: i64,
     /// A tree that these very checks already passed on, with their results.
     pub proven: Option<(Oid, Vec<super::stage::CheckResult>)>,
+    /// Digest of what the last proof left in the proof checkout; anything else there is not trusted.
+    pub kept: Option<String>,
+    /// Fingerprint of changed programs on `PATH` that a person accepted.
+    pub programs: Option<String>,
+    /// Globs of the plan: files that judge.
+    pub protected: Vec<String>,
+    /// Globs of what the stage may change, from the top of the tree.
+    pub files: Vec<String>,
+    /// Where the plan file is in the tree.
+    pub plan_path: String,
+    /// SHA-256 of the plan as pinned.
+    pub plan_sha256: String,
 }
 
 /// The answer to a request that was not refused.

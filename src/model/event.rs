@@ -75,6 +75,15 @@ pub enum Event {
         entry: Entry,
         tip: Oid,
         proof: Proof,
+        /// Digest of what the proof checkout holds now; none: nothing ran in it.
+        kept: Option<String>,
+        /// The bundles that its verdicts left.
+        evidence: Vec<EvidenceRef>,
+    },
+    /// Programs on the `PATH` of the checks are not those that the daemon started with.
+    ProgramsSeen {
+        fingerprint: String,
+        changed: Vec<String>,
     },
     Landed {
         entry: Entry,
@@ -297,6 +306,18 @@ pub enum Inspection {
     Stopped { why: String },
 }
 
+/// A bundle of evidence, by its place and its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceRef {
+    /// The stage, or `_base`.
+    pub of: String,
+    /// What was proven or not.
+    pub commit: Oid,
+    /// Relative to `.work/`.
+    pub path: String,
+    pub sha256: String,
+}
+
 /// The outcome of one proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proof {
@@ -305,11 +326,17 @@ pub enum Proof {
         landing: Oid,
         tree: Oid,
         checks: Vec<CheckResult>,
+        /// Files that judge and that it changes.
+        judges: Vec<super::judge::Touched>,
+        /// The tree is that of the tip.
+        changes_nothing: bool,
     },
     Failed {
         checks: Vec<CheckResult>,
         alone: AloneVerdict,
     },
+    /// A gate was opened that has to be answered first.
+    Stopped,
     Conflict {
         files: Vec<String>,
     },

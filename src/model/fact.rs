@@ -4,10 +4,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::event::{Caller, Entry, Ground, PlanSource, RunOptions};
+use super::event::{Caller, Entry, EvidenceRef, Ground, PlanSource, RunOptions};
 use super::gate::GateSubject;
 use super::handoff::Written;
 use super::ids::{GateId, Oid, SessionId, StageId};
+use super::judge::Touched;
 use super::plan::{BackendKind, Plan};
 use super::session::{Activity, EndReason, HostIdentity, LaneCause, SessionEnd};
 use super::stage::{BlockReason, CheckResult, Failure};
@@ -131,6 +132,18 @@ pub enum Fact {
     ConfigAccepted {
         fingerprint: String,
     },
+    /// A person accepted the programs on `PATH` as they are.
+    ProgramsAccepted {
+        fingerprint: String,
+    },
+    /// A verdict left this bundle; its digest is part of the journal's chain.
+    EvidenceKept {
+        evidence: EvidenceRef,
+    },
+    /// What a proof left in the proof checkout, as a digest.
+    CachesKept {
+        sha256: String,
+    },
     Rescued {
         refs: Vec<String>,
     },
@@ -192,6 +205,11 @@ pub enum StageChange {
         landing: Oid,
         tree: Oid,
         checks: Vec<CheckResult>,
+        /// Files that judge and that it changes.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        judges: Vec<Touched>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        changes_nothing: bool,
     },
     Landed {
         landed: Oid,

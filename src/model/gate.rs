@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::{GateId, Oid, StageId};
+use super::judge::Touched;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gate {
@@ -21,6 +22,10 @@ pub enum GateSubject {
     EmptyDiff { stage: StageId, commit: Oid },
     /// The stage is proven and does not land by itself.
     Land { stage: StageId, commit: Oid },
+    /// The stage is proven and changed files that judge (R4).
+    Judges { stage: StageId, commit: Oid, files: Vec<Touched> },
+    /// Programs on the `PATH` of the checks appeared or changed since the daemon started.
+    Programs { fingerprint: String, changed: Vec<String> },
     /// The plan branch is not where Loom left it.
     PlanBranchMoved { expected: Oid, actual: Option<Oid> },
     /// The base branch holds commits made in a stage's worktree, or was rewound.
@@ -35,7 +40,9 @@ impl GateSubject {
     /// The stage it is about; none: it stops all landing.
     pub fn stage(&self) -> Option<&StageId> {
         match self {
-            GateSubject::EmptyDiff { stage, .. } | GateSubject::Land { stage, .. } => Some(stage),
+            GateSubject::EmptyDiff { stage, .. }
+            | GateSubject::Land { stage, .. }
+            | GateSubject::Judges { stage, .. } => Some(stage),
             _ => None,
         }
     }

@@ -37,6 +37,14 @@ pub const BACKOFF_FIRST: Duration = Duration::from_secs(30);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(15 * 60);
 /// Default deadline of one check.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// What a check may print, in bytes, on each of its two outputs: one that prints more fails.
+pub const CHECK_OUTPUT_BYTES_MAX: usize = 32 << 20;
+/// Kept of each output of a check in its evidence, in bytes: half from its start, half from its end.
+pub const CHECK_EVIDENCE_BYTES_MAX: usize = 512 << 10;
+/// Largest file that a check may write, in bytes.
+pub const CHECK_FILE_BYTES_MAX: u64 = 16 << 30;
+/// Failures of one check that are told apart by name.
+pub const CHECK_FAILURES_MAX: usize = 200;
 /// Default deadline of a session.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(8 * 3600);
 /// Deadline of one git command.

@@ -7,6 +7,7 @@ pub mod fact;
 pub mod gate;
 pub mod handoff;
 pub mod ids;
+pub mod judge;
 pub mod limits;
 pub mod plan;
 pub mod refusal;

@@ -179,7 +179,7 @@ pub struct Failure {
 }
 
 /// What one check did; the evidence of a verdict.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckResult {
     pub command: String,
     pub passed: bool,
@@ -189,8 +189,35 @@ pub struct CheckResult {
     pub duration_ms: u64,
     /// The end of its output.
     pub tail: String,
-    /// SHA-256 of the whole output as kept in the evidence folder.
+    /// SHA-256 of its whole output, also of what the evidence left out.
     pub output_sha256: String,
-    /// The evidence folder, relative to `.work/`.
+    /// Its kept output, relative to `.work/`; empty when it printed nothing.
     pub evidence: String,
+    /// SHA-256 of that file.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub evidence_sha256: String,
+    /// The tests that ran, where its runner said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
+    /// Runs that failed before the one that passed: it is flaky.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failed_runs: u32,
+    /// Processes that outlived it, and were ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leftovers: Vec<String>,
+    /// Its failures by identity, as far as they are recognised.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<String>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// Tests, as a runner counted them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub ran: u64,
+    pub failed: u64,
+    pub skipped: u64,
 }

@@ -57,7 +57,7 @@ impl Reader<'_, '_> {
             let command = self.required(&fields, item, "command", of);
             let check = command.and_then(|(command, node)| {
                 let success = fields.get("success_criteria");
-                let criteria = success.map(|node| Fields::of_checked(node)).unwrap_or_default();
+                let criteria = success.map(Fields::of_checked).unwrap_or_default();
                 let check = self.command_check(command, &node.span, &criteria, "wiring_tests")?;
                 Some(Check { description: plain_text(&fields, "description"), ..check })
             });

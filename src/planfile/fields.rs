@@ -68,7 +68,7 @@ pub const PLAN: &[Field] = &[
     works("landing", Shape::Any),
     works("auto_merge", Shape::Any),
     refused("sandbox", Shape::Map(SANDBOX)),
-    refused("protected", Shape::Any),
+    works("protected", Shape::Any),
     refused("change_impact", Shape::Any),
     advice("adjudication", Shape::Any),
     advice("plan_id", Shape::Text),
@@ -130,7 +130,7 @@ pub const CHECK: &[Field] = &[
     works("stderr_empty", Shape::Bool),
     works("timeout", Shape::Duration),
     works("guard", Shape::Bool),
-    advice("retries", Shape::Int(0, 5)),
+    works("retries", Shape::Int(0, 5)),
     works("description", Shape::Text),
 ];
 

@@ -123,18 +123,15 @@ impl Graph {
         let mut next: Vec<Option<usize>> = vec![None; count];
         let mut previous: Vec<Option<usize>> = vec![None; count];
         let mut matched = 0;
-        for then in 0..count {
+        for (then, before) in previous.iter_mut().enumerate() {
             if let Some(first) = ones(self.row(then)).find(|first| next[*first].is_none()) {
-                (next[first], previous[then]) = (Some(then), Some(first));
+                (next[first], *before) = (Some(then), Some(first));
                 matched += 1;
             }
         }
-        for then in 0..count {
-            if previous[then].is_none() && self.lengthen(then, &mut next, &mut previous) {
-                matched += 1;
-            }
-        }
-        count - matched
+        let lengthened =
+            (0..count).filter(|then| previous[*then].is_none() && self.lengthen(*then, &mut next, &mut previous));
+        count - matched - lengthened.count()
     }
 
     /// Looks for a way to put one more stage behind another, by a breadth-first search.
@@ -144,9 +141,9 @@ impl Graph {
         let mut reached_from = vec![usize::MAX; self.on.len()];
         let mut queue = std::collections::VecDeque::from([then]);
         while let Some(later) = queue.pop_front() {
-            for word in 0..self.words {
-                let mut new = self.row(later)[word] & unseen[word];
-                unseen[word] &= !new;
+            for (word, unseen) in unseen.iter_mut().enumerate() {
+                let mut new = self.row(later)[word] & *unseen;
+                *unseen &= !new;
                 while new != 0 {
                     let first = word * 64 + new.trailing_zeros() as usize;
                     new &= new - 1;

@@ -284,10 +284,9 @@ mod tests {
                 passed: false,
                 why: Some("exit status 1, expected 0".to_owned()),
                 exit: Some(1),
-                duration_ms: 1,
                 tail: format!("tail of {attempt} {}", "x".repeat(4_000)),
-                output_sha256: "0".to_owned(),
                 evidence: "evidence".to_owned(),
+                ..CheckResult::default()
             };
             let failure = Failure { attempt, text: format!("failure {attempt}"), checks: vec![check] };
             told.stage("a", StageChange::Failed { failure, retry_at: None });

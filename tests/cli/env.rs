@@ -400,12 +400,13 @@ impl Env {
 
     /// The pids of processes that were started in this project, by what is in their command line.
     pub(crate) fn pids(&self, command_line: &str) -> Vec<u32> {
-        let home = format!("HOME={}", self.path().join("home").display());
+        // Checks have a home of their own, below the same folder.
+        let home = format!("HOME={}/", self.path().display());
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
             let of = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
-            let is_ours = of("environ").split(|byte| *byte == 0).any(|value| value == home.as_bytes());
+            let is_ours = of("environ").split(|byte| *byte == 0).any(|value| value.starts_with(home.as_bytes()));
             let line = String::from_utf8_lossy(&of("cmdline")).replace('\0', " ");
             if is_ours && pid != std::process::id() && line.contains(command_line) {
                 found.push(pid);

@@ -1,9 +1,11 @@
 //! Loom as its users see it: the real binary, real git, real processes.
 #![expect(clippy::disallowed_methods, reason = "tests drive processes and files as a user would")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stdout, reason = "a long test says what it did")]
 
 mod bad_input;
 mod chaos;
+mod cheats;
 mod env;
 mod host;
 mod landing;

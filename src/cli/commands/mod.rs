@@ -14,6 +14,7 @@ mod stage;
 mod status;
 mod stop;
 mod undo;
+mod verify;
 
 use super::args::{Args, Command};
 use super::failure::Failure;
@@ -39,6 +40,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Stage(verb) => stage::run(&place()?, verb),
         Command::Signal(args) => signal::run(&place()?, &args),
         Command::Handoff(args) => handoff::run(&place()?, *args),
+        Command::Verify(args) => verify::run(&place()?, &args),
         Command::Plan(verb) => plan::run(verb),
         Command::Sessions(verb) => sessions::run(&place()?, verb),
         Command::Undo(args) => undo::run(&place()?, &args),

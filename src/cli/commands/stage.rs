@@ -8,10 +8,13 @@ use crate::cli::failure::{Failure, exit};
 use crate::cli::place::Place;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
+use crate::daemon::ReadOnly;
 use crate::model::effect::Answer;
 use crate::model::event::{GateTarget, Request};
+use crate::model::gate::GateSubject;
 use crate::model::ids::{GateId, StageId};
 use crate::model::limits::COMPLETE_WAIT;
+use crate::model::stage::StageState;
 use crate::wire::status::StageRow;
 
 pub fn run(place: &Place, verb: Stage) -> Result<u8, Failure> {
@@ -23,6 +26,7 @@ pub fn run(place: &Place, verb: Stage) -> Result<u8, Failure> {
         Stage::Hold(args) => place.ask(Request::Hold { stage: args.stage }),
         Stage::Release(args) => place.ask(Request::Release { stage: args.stage }),
         Stage::Skip(args) => place.ask(Request::Skip { stage: args.stage, reason: args.reason, go_on: args.go_on }),
+        Stage::Review(args) => review(place, &args.stage),
         Stage::Waiting(args) => place.ask(Request::Waits { stage: args.stage, asks: Some(args.reason) }),
         Stage::Resume(args) => place.ask(Request::Waits { stage: args.stage, asks: None }),
         Stage::Approve(args) => place.ask(Request::Approve { subject: target(&args)?, reason: args.reason }),
@@ -38,6 +42,37 @@ fn target(args: &Gate) -> Result<GateTarget, Failure> {
         (None, Ok(stage)) => Ok(GateTarget::Stage { stage }),
         (None, Err(error)) => Err(Failure::user(error.to_string()).hint("loom status")),
     }
+}
+
+/// Shows what a person decides about: the files that judge and were changed, or all of the work.
+fn review(place: &Place, id: &StageId) -> Result<u8, Failure> {
+    let read = ReadOnly::open(&place.layout)?;
+    let run = read.world.run.ok_or(crate::daemon::BootError::NoPlan)?;
+    let Some(stage) = run.stages.get(id) else { return Err(crate::kernel::unknown_stage(&run, id.as_str()).into()) };
+    let gate = match &stage.state {
+        StageState::Gated { gate, .. } => run.gates.get(gate),
+        _ => None,
+    };
+    let (Some(gate), Some(tip)) = (gate, &run.tip) else {
+        let what = format!("stage `{id}` has no open question: it is {}", stage.state.kind().as_str());
+        return Err(Failure::user(what).hint("loom status"));
+    };
+    let files: Vec<String> = match &gate.subject {
+        GateSubject::Judges { files, .. } => files.iter().map(|file| file.path.clone()).collect(),
+        _ => Vec::new(),
+    };
+    ui::note(format!("{}: {}", gate.id, gate.question));
+    let proven = stage.proven.as_ref().map(|(tree, _)| tree.clone());
+    let commit = match &stage.state {
+        StageState::Gated { commit, .. } => commit.clone(),
+        _ => None,
+    };
+    if let Some(now) = proven.or(commit) {
+        let diff = place.git.diff_text(tip, &now, &files);
+        ui::data(&diff.map_err(|error| Failure::new(exit::INTERNAL, error.to_string()))?);
+    }
+    ui::note(format!("Next: loom stage approve {id}, or loom stage reject {id} --reason \"…\""));
+    Ok(exit::OK)
 }
 
 /// Submits, and waits for the verdict: an agent for a bounded time, a person with `--wait`

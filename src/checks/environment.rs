@@ -1,0 +1,326 @@
+//! What a check may see of the operator: where their tools are and how these are
+//! set up, as it was when the daemon started, before any session ran. Nothing of a
+//! session; no program on `PATH` that appeared or changed since.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::base::text::sha256;
+
+/// Variables of the operator that reach a check: where tools are and how they speak.
+const KEPT: [&str; 61] = [
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LANGUAGE",
+    "TZ",
+    "TERM",
+    "TMPDIR",
+    "CI",
+    "CC",
+    "CXX",
+    "AR",
+    "LD",
+    "CFLAGS",
+    "CXXFLAGS",
+    "LDFLAGS",
+    "LD_LIBRARY_PATH",
+    "LIBRARY_PATH",
+    "CPATH",
+    "PKG_CONFIG_PATH",
+    "LIBCLANG_PATH",
+    "OPENSSL_DIR",
+    "CMAKE_PREFIX_PATH",
+    "RUSTFLAGS",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "RUSTUP_DIST_SERVER",
+    "GOPATH",
+    "GOROOT",
+    "GOPROXY",
+    "GOFLAGS",
+    "GOMODCACHE",
+    "JAVA_HOME",
+    "MAVEN_HOME",
+    "ANDROID_HOME",
+    "NVM_DIR",
+    "NODE_EXTRA_CA_CERTS",
+    "npm_config_cache",
+    "npm_config_registry",
+    "VOLTA_HOME",
+    "PYENV_ROOT",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "PYTHONUSERBASE",
+    "PIP_INDEX_URL",
+    "PIP_CERT",
+    "UV_INDEX_URL",
+    "GEM_HOME",
+    "RBENV_ROOT",
+    "ASDF_DATA_DIR",
+    "NUGET_PACKAGES",
+    "DOTNET_ROOT",
+    "PLAYWRIGHT_BROWSERS_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+];
+
+/// Variables that some tools only know in lower case, and one that is long gone elsewhere.
+const PROXIES: [&str; 5] = ["HTTP_PROXY", "http_proxy", "https_proxy", "no_proxy", "ALL_PROXY"];
+
+/// Where tools keep what they downloaded, below the operator's home: a check, whose home is
+/// another one, is told so, unless the operator said something else.
+const DOWNLOADS: [(&str, &str); 11] = [
+    ("RUSTUP_HOME", ".rustup"),
+    ("PYENV_ROOT", ".pyenv"),
+    ("RBENV_ROOT", ".rbenv"),
+    ("NVM_DIR", ".nvm"),
+    ("VOLTA_HOME", ".volta"),
+    ("ASDF_DATA_DIR", ".asdf"),
+    ("GOMODCACHE", "go/pkg/mod"),
+    ("PYTHONUSERBASE", ".local"),
+    ("NUGET_PACKAGES", ".nuget/packages"),
+    ("PLAYWRIGHT_BROWSERS_PATH", ".cache/ms-playwright"),
+    ("npm_config_cache", ".npm"),
+];
+
+/// Folders of downloads that no variable names: linked into the home of the checks.
+const LINKED: [&str; 3] = [".cargo/registry", ".cargo/git", ".m2/repository"];
+
+/// Settings of tools: copied as they were when the daemon started.
+const SETTINGS: [&str; 14] = [
+    ".gitconfig",
+    ".config/git/config",
+    ".cargo/config.toml",
+    ".cargo/config",
+    ".npmrc",
+    ".yarnrc",
+    ".yarnrc.yml",
+    ".config/pip/pip.conf",
+    ".pip/pip.conf",
+    ".config/uv/uv.toml",
+    ".config/go/env",
+    ".m2/settings.xml",
+    ".gradle/gradle.properties",
+    ".bundle/config",
+];
+
+/// Largest file of settings that is copied, in bytes.
+const SETTINGS_BYTES_MAX: u64 = 1 << 20;
+
+/// The operator's environment, as recorded when the daemon started.
+#[derive(Debug, Clone)]
+pub struct Operator {
+    home: PathBuf,
+    cargo_home: PathBuf,
+    variables: BTreeMap<String, String>,
+    settings: Vec<(PathBuf, Vec<u8>)>,
+    path: Vec<PathBuf>,
+    programs: Programs,
+}
+
+impl Operator {
+    /// Records what this process was started with. Folders on `PATH` that are relative or below
+    /// one of `never` (worktrees, Loom's cache) are left out.
+    pub fn record(never: &[&Path]) -> Operator {
+        let known = KEPT.iter().chain(&PROXIES);
+        let mut variables: BTreeMap<String, String> =
+            known.filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
+        let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into()));
+        for (name, place) in DOWNLOADS {
+            let dir = home.join(place);
+            if !variables.contains_key(name) && dir.is_dir() {
+                variables.insert(name.to_owned(), dir.display().to_string());
+            }
+        }
+        let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+        let real = |name: &str| match name.strip_prefix(".cargo/") {
+            Some(rest) => cargo_home.join(rest),
+            None => home.join(name),
+        };
+        let settings = SETTINGS.iter().filter_map(|name| {
+            let path = real(name);
+            let fits = std::fs::metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= SETTINGS_BYTES_MAX);
+            Some((PathBuf::from(name), fits.then(|| fs_err::read(&path).ok())??))
+        });
+        let settings = settings.collect();
+        let path: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .filter(|dir| dir.is_absolute() && !never.iter().any(|never| dir.starts_with(never)))
+            .collect();
+        let programs = Programs::of(&path);
+        Operator { home, cargo_home, variables, settings, path, programs }
+    }
+
+    /// The environment of checks whose home is `home`, which is made as it has to be.
+    pub fn prepare(&self, home: &Path) -> std::io::Result<Vec<(String, String)>> {
+        fs_err::create_dir_all(home)?;
+        for (name, content) in &self.settings {
+            let path = home.join(name);
+            if fs_err::read(&path).ok().as_ref() != Some(content) {
+                fs_err::create_dir_all(path.parent().unwrap_or(home))?;
+                crate::base::fs::write_atomic(&path, content)?;
+            }
+        }
+        for name in LINKED {
+            let target = match name.strip_prefix(".cargo/") {
+                Some(rest) => self.cargo_home.join(rest),
+                None => self.home.join(name),
+            };
+            let link = home.join(name);
+            if target.is_dir() && fs_err::read_link(&link).ok().as_ref() != Some(&target) {
+                fs_err::create_dir_all(link.parent().unwrap_or(home))?;
+                if link.is_dir() && !link.is_symlink() {
+                    fs_err::remove_dir_all(&link)?;
+                } else if link.symlink_metadata().is_ok() {
+                    fs_err::remove_file(&link)?;
+                }
+                fs_err::os::unix::fs::symlink(&target, &link)?;
+            }
+        }
+        let mut environment = self.variables.clone();
+        environment.insert("HOME".to_owned(), home.display().to_string());
+        environment.insert("CARGO_HOME".to_owned(), home.join(".cargo").display().to_string());
+        environment.insert("PATH".to_owned(), self.path_text());
+        environment.insert("LOOM_HOST".to_owned(), "1".to_owned());
+        Ok(environment.into_iter().collect())
+    }
+
+    fn path_text(&self) -> String {
+        std::env::join_paths(&self.path).unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// What evidence says about it: the names, and a digest of names and values.
+    pub fn summary(&self) -> BTreeMap<String, String> {
+        let mut out: BTreeMap<String, String> = self
+            .variables
+            .iter()
+            .map(|(name, value)| (name.clone(), sha256(value.as_bytes())[..16].to_owned()))
+            .collect();
+        out.insert("PATH".to_owned(), self.path_text());
+        out
+    }
+
+    /// Programs on `PATH` that appeared, changed or went since the daemon started, with a digest of
+    /// them all. None: nothing did.
+    pub fn changed_programs(&self) -> Option<(String, Vec<String>)> {
+        let now = Programs::of(&self.path);
+        let changed = self.programs.differences(&now);
+        (!changed.is_empty()).then(|| (now.digest(), changed))
+    }
+}
+
+/// The programs in those folders of `PATH` that this user may write to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Programs(BTreeMap<PathBuf, Identity>);
+
+/// What cannot stay the same when a file is replaced or written to: nobody but the clock sets
+/// the time of the last change of an inode.
+type Identity = (u64, u64, u32, i64, i64);
+
+impl Programs {
+    fn of(path: &[PathBuf]) -> Programs {
+        let mut programs = BTreeMap::new();
+        for dir in path.iter().filter(|dir| is_writable(dir)) {
+            let Ok(entries) = fs_err::read_dir(dir) else { continue };
+            for entry in entries.flatten() {
+                let path = entry.path();
+                // Through links: what a link leads to is what runs.
+                let Ok(meta) = std::fs::metadata(&path) else { continue };
+                if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
+                    programs.insert(path, (meta.ino(), meta.len(), meta.mode(), meta.ctime(), meta.ctime_nsec()));
+                }
+            }
+        }
+        Programs(programs)
+    }
+
+    /// Names, at most a handful, each with what became of it.
+    fn differences(&self, now: &Programs) -> Vec<String> {
+        const SHOWN: usize = 8;
+        let appeared = now.0.iter().filter_map(|(path, identity)| match self.0.get(path) {
+            None if is_of_the_system(path) => None,
+            None => Some(format!("{} (new)", path.display())),
+            Some(known) if known != identity => Some(format!("{} (changed)", path.display())),
+            Some(_) => None,
+        });
+        let gone = self.0.keys().filter(|path| !now.0.contains_key(*path));
+        appeared.chain(gone.map(|path| format!("{} (gone)", path.display()))).take(SHOWN).collect()
+    }
+
+    fn digest(&self) -> String {
+        sha256(format!("{:?}", self.0).as_bytes())
+    }
+}
+
+/// Whether a package manager puts programs here: a new one is what somebody installed, while one
+/// that is not the same any more is told. Only root can write here at all.
+fn is_of_the_system(path: &Path) -> bool {
+    path.parent()
+        .is_some_and(|dir| ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].iter().any(|known| dir == Path::new(known)))
+}
+
+fn is_writable(dir: &Path) -> bool {
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(dir: &Path, name: &str, text: &str) {
+        let path = dir.join(name);
+        fs_err::write(&path, text).unwrap();
+        fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn a_program_that_appears_changes_or_goes_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = vec![dir.path().to_path_buf()];
+        program(dir.path(), "a", "1");
+        fs_err::write(dir.path().join("notes"), "not a program").unwrap();
+        let before = Programs::of(&path);
+        assert_eq!(before.0.len(), 1);
+        assert!(before.differences(&Programs::of(&path)).is_empty());
+        program(dir.path(), "b", "1");
+        let both = Programs::of(&path);
+        assert_eq!(before.differences(&both), [format!("{} (new)", dir.path().join("b").display())]);
+        assert_ne!(before.digest(), both.digest());
+        fs_err::remove_file(dir.path().join("a")).unwrap();
+        assert_eq!(both.differences(&Programs::of(&path)), [format!("{} (gone)", dir.path().join("a").display())]);
+    }
+
+    #[test]
+    fn the_home_of_checks_has_the_recorded_settings_and_no_others() {
+        let (real, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs_err::create_dir_all(real.path().join(".cargo/registry")).unwrap();
+        let operator = Operator {
+            home: real.path().to_path_buf(),
+            cargo_home: real.path().join(".cargo"),
+            variables: BTreeMap::from([("LANG".to_owned(), "C".to_owned())]),
+            settings: vec![(".npmrc".into(), b"registry=x".to_vec())],
+            path: vec!["/usr/bin".into()],
+            programs: Programs(BTreeMap::new()),
+        };
+        for _ in 0..2 {
+            let environment = operator.prepare(own.path()).unwrap();
+            let of = |name: &str| environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+            assert_eq!(of("HOME"), own.path().to_str());
+            assert_eq!((of("PATH"), of("LANG"), of("LOOM_SESSION")), (Some("/usr/bin"), Some("C"), None));
+            assert_eq!(fs_err::read(own.path().join(".npmrc")).unwrap(), b"registry=x");
+            assert_eq!(
+                fs_err::read_link(own.path().join(".cargo/registry")).unwrap(),
+                real.path().join(".cargo/registry")
+            );
+            fs_err::write(own.path().join(".npmrc"), "registry=evil").unwrap();
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `loom verify`: a proof that decides nothing. A stage's work, merged with the plan
+//! branch, in a fresh checkout that nobody has used before; and a bundle of
+//! evidence, held against the repository.
+
+use std::path::{Path, PathBuf};
+
+use crate::base::layout::Layout;
+use crate::base::text::sha256;
+use crate::checks::{self, Bundle, Claim, Operator, Place};
+use crate::daemon::land::evidence_folder;
+use crate::git::{Git, Merged, Own};
+use crate::kernel::world::{Run, Stage};
+use crate::model::ids::Oid;
+use crate::model::plan::stage_branch;
+use crate::model::stage::{CheckResult, StageState};
+
+/// What a look at a stage found.
+#[derive(Debug)]
+pub struct Verified {
+    /// The commit that was looked at.
+    pub commit: Oid,
+    /// Where its evidence is.
+    pub bundle: PathBuf,
+    pub checks: Vec<CheckResult>,
+}
+
+/// Why a stage or a bundle cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    #[error("stage `{0}` has no commit to look at yet")]
+    NothingYet(String),
+    #[error("it conflicts with the plan branch in {0}")]
+    Conflict(String),
+    #[error("the working_dir `{0}` is not in the tree")]
+    NoFolder(String),
+    #[error("{path} is not a bundle of evidence: {why}")]
+    NoBundle { path: String, why: String },
+    #[error(transparent)]
+    Git(#[from] crate::git::GitError),
+    #[error(transparent)]
+    Checks(#[from] checks::CheckError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Runs all checks of a stage now, in a checkout of its own that is removed afterwards.
+pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Result<Verified, VerifyError> {
+    let id = &stage.spec.id;
+    let base = stage.base.clone().unwrap_or_else(|| run.base.clone());
+    let tip = run.tip.clone().unwrap_or_else(|| run.base.clone());
+    let submitted = match &stage.state {
+        StageState::Merged { landed, .. } => Some(landed.clone()),
+        _ => git.tip(&format!("refs/heads/{}", stage_branch(id)))?,
+    };
+    let submitted = submitted.ok_or_else(|| VerifyError::NothingYet(id.to_string()))?;
+    fs_err::create_dir_all(layout.cache())?;
+    let fresh = tempfile::Builder::new().prefix("verify-").tempdir_in(layout.cache())?;
+    let own = Own::open(git, fresh.path())?;
+    let is_alone = matches!(stage.state, StageState::Merged { .. }) || git.is_ancestor(&tip, &submitted)?;
+    let tree = match is_alone {
+        true => git.tree_of(&submitted)?,
+        false => match own.merge(&tip, &submitted)? {
+            Merged::Clean { tree } => tree,
+            Merged::Conflict { files } => return Err(VerifyError::Conflict(crate::kernel::text::some_files(&files))),
+        },
+    };
+    own.check_out(&tree)?;
+    own.show_head(&submitted)?;
+    let operator = Operator::record(&[&layout.worktrees(), &layout.cache()]);
+    let cwd = own.proof.join(&stage.spec.working_dir);
+    if !cwd.is_dir() {
+        return Err(VerifyError::NoFolder(stage.spec.working_dir.clone()));
+    }
+    let place = Place {
+        cwd: &cwd,
+        work: &layout.work,
+        evidence: evidence_folder(layout, id.as_str(), &submitted),
+        environment: operator.prepare(&own.home)?,
+    };
+    let results = checks::run_all(&run.checks_of(&stage.spec), &place)?;
+    let claim = Claim {
+        plan_path: run.source.path.clone(),
+        plan_sha256: run.source.sha256.clone(),
+        of: id.to_string(),
+        base,
+        tip,
+        submitted: submitted.clone(),
+        commit: submitted.clone(),
+        tree,
+    };
+    let kept = Bundle::new(claim, results.clone(), &operator).keep(&place)?;
+    Ok(Verified { commit: submitted, bundle: layout.work.join(kept.path), checks: results })
+}
+
+/// What is wrong with a bundle, by itself and against the repository. None: it holds.
+pub fn verify_bundle(git: &Git, path: &Path) -> Result<(Bundle, Vec<String>), VerifyError> {
+    let no = |why: String| VerifyError::NoBundle { path: path.display().to_string(), why };
+    let bytes = fs_err::read(path).map_err(|error| no(error.to_string()))?;
+    let bundle: Bundle = serde_json::from_slice(&bytes).map_err(|error| no(error.to_string()))?;
+    let mut wrong = bundle.complaints(path.parent().unwrap_or(Path::new(".")));
+    let claim = &bundle.claim;
+    for (what, commit) in [("base", &claim.base), ("tip", &claim.tip), ("submitted commit", &claim.submitted)] {
+        if git.tree_of(commit).is_err() {
+            wrong.push(format!("its {what} {} is not in this repository", commit.short()));
+        }
+    }
+    match git.tree_of(&claim.commit) {
+        Ok(tree) if tree == claim.tree => {}
+        // A red verdict is about a commit that was never made, or that nobody kept.
+        Err(_) if !bundle.passed => {}
+        // Looked at by hand: the tree is the merge, which no commit has.
+        Ok(_) if claim.commit == claim.submitted => {}
+        Ok(tree) => wrong.push(format!(
+            "{} has the tree {} and not the one that was checked",
+            claim.commit.short(),
+            tree.short()
+        )),
+        Err(_) => wrong.push(format!("the commit {} that was checked is not in this repository", claim.commit.short())),
+    }
+    if !git.is_ancestor(&claim.base, &claim.submitted).unwrap_or(false) {
+        wrong.push(format!("{} does not come from its base {}", claim.submitted.short(), claim.base.short()));
+    }
+    if let Ok(plan) = fs_err::read(git.project.join(&claim.plan_path))
+        && sha256(&plan) != claim.plan_sha256
+    {
+        wrong.push(format!("{} is not the plan that it was checked by: it has changed since", claim.plan_path));
+    }
+    Ok((bundle, wrong))
+}

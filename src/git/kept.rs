@@ -1,0 +1,129 @@
+//! What lies in the cache folder between proofs, and whether it is what the last
+//! proof left. Ignored files stay there from proof to proof (a cold build costs
+//! minutes), and anybody of the same user can write there: what appeared or
+//! changed meanwhile is removed before anything is proven.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Git, GitError, Own};
+use crate::base::text::sha256;
+
+/// What is watched, below the cache folder.
+const WATCHED: [&str; 4] = ["repo.git", "proof.index", "proof", "home"];
+
+/// A path below the cache folder, and what cannot stay the same when somebody writes to it:
+/// kind and mode, inode, size, time of content and, which only the clock sets, of the inode.
+type Manifest = BTreeMap<PathBuf, String>;
+
+impl Own {
+    /// Removes whatever is not as [`Own::record_kept`] left it when it said `recorded`. None: nothing
+    /// was recorded yet, and nothing that is there is trusted. Says how many files went.
+    pub fn secure(&self, git: &Git, recorded: Option<&str>) -> Result<usize, GitError> {
+        let cache = self.cache();
+        let known = fs_err::read(self.manifest()).ok();
+        let known = known.filter(|bytes| recorded.is_some_and(|recorded| sha256(bytes) == recorded));
+        let Some(known) = known else {
+            let mut removed = 0;
+            for name in WATCHED {
+                removed += usize::from(remove(&cache.join(name))?);
+            }
+            Own::open(git, cache)?;
+            return Ok(removed);
+        };
+        let known = parse(&known);
+        let now = look(cache)?;
+        let strange: Vec<&PathBuf> =
+            now.iter().filter(|(path, identity)| known.get(*path) != Some(*identity)).map(|(path, _)| path).collect();
+        let is_gits = |path: &Path| {
+            path.starts_with("repo.git") || path.starts_with("proof.index") || path.starts_with("proof/.git")
+        };
+        let lost = known.keys().any(|path| is_gits(path) && !now.contains_key(path));
+        if lost || strange.iter().any(|path| is_gits(path)) {
+            for name in ["repo.git", "proof.index", "proof/.git"] {
+                remove(&cache.join(name))?;
+            }
+            Own::open(git, cache)?;
+        }
+        for path in strange.iter().filter(|path| !is_gits(path)) {
+            remove(&cache.join(path))?;
+        }
+        Ok(strange.len())
+    }
+
+    /// Takes down what is there now; the answer is the digest to be recorded.
+    pub fn record_kept(&self) -> Result<String, GitError> {
+        let mut bytes = Vec::new();
+        for (path, identity) in look(self.cache())? {
+            bytes.extend_from_slice(identity.as_bytes());
+            bytes.push(0);
+            bytes.extend_from_slice(path.as_os_str().as_bytes());
+            bytes.push(0);
+        }
+        crate::base::fs::write_atomic(&self.manifest(), &bytes)?;
+        Ok(sha256(&bytes))
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.cache().join("kept")
+    }
+}
+
+fn parse(bytes: &[u8]) -> Manifest {
+    let mut fields = bytes.split(|byte| *byte == 0);
+    let mut manifest = Manifest::new();
+    while let (Some(identity), Some(path)) = (fields.next(), fields.next()) {
+        let path = PathBuf::from(OsStr::from_bytes(path).to_owned());
+        manifest.insert(path, String::from_utf8_lossy(identity).into_owned());
+    }
+    manifest
+}
+
+fn look(cache: &Path) -> Result<Manifest, GitError> {
+    let mut manifest = Manifest::new();
+    let mut todo: Vec<PathBuf> = WATCHED.iter().map(PathBuf::from).collect();
+    while let Some(path) = todo.pop() {
+        let full = cache.join(&path);
+        let meta = match std::fs::symlink_metadata(&full) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(std::io::Error::new(error.kind(), format!("{}: {error}", full.display())).into()),
+        };
+        if meta.is_dir() {
+            for entry in fs_err::read_dir(&full)? {
+                let mut below = path.clone().into_os_string().into_vec();
+                below.push(b'/');
+                below.extend_from_slice(entry?.file_name().as_bytes());
+                todo.push(PathBuf::from(std::ffi::OsString::from_vec(below)));
+            }
+            manifest.insert(path, format!("{:o}", meta.mode()));
+        } else {
+            let identity = format!(
+                "{:o} {} {} {}.{} {}.{}",
+                meta.mode(),
+                meta.ino(),
+                meta.size(),
+                meta.mtime(),
+                meta.mtime_nsec(),
+                meta.ctime(),
+                meta.ctime_nsec()
+            );
+            manifest.insert(path, identity);
+        }
+    }
+    Ok(manifest)
+}
+
+/// Removes a file, a link or a whole folder. False: it was not there.
+fn remove(path: &Path) -> std::io::Result<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs_err::remove_dir_all(path)?,
+        Ok(_) => fs_err::remove_file(path)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    Ok(true)
+}
