@@ -27,6 +27,10 @@ impl Layout {
     pub fn journal(&self) -> PathBuf {
         self.work.join("journal.jsonl")
     }
+    /// Where a journal goes that is put aside.
+    pub fn lost_journal(&self, n: u32) -> PathBuf {
+        self.work.join(format!("journal.lost-{n}.jsonl"))
+    }
     /// Held by the one writer: the daemon for life, an in-process command for its request.
     pub fn writer_lock(&self) -> PathBuf {
         self.work.join("writer.lock")

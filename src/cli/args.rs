@@ -57,8 +57,12 @@ pub enum Command {
     /// List and end sessions
     #[command(subcommand)]
     Sessions(Sessions),
+    /// Tell the whole story from the journal, and verify it
+    Audit(Audit),
     /// Bring back what a reset, a retry or a removal put aside
     Undo(Undo),
+    /// Say what is damaged or was left behind, and mend it
+    Doctor(Doctor),
     /// See the whole story in a temporary repository: no account, no network
     Demo(Demo),
     /// Kill everything while a plan runs, and prove that nothing is lost or done twice
@@ -335,6 +339,29 @@ pub struct SessionsList {
 pub struct SessionsKill {
     #[arg(add = ArgValueCompleter::new(complete::sessions))]
     pub session: crate::model::ids::SessionId,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Doctor {
+    /// Mend what is Loom's own; work is rescued before anything is removed
+    #[arg(long)]
+    pub fix: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Audit {
+    /// Only what is about this stage
+    #[arg(conflicts_with = "verify", add = ArgValueCompleter::new(complete::stages))]
+    pub stage: Option<StageId>,
+    /// Verify every byte, and every landing against git; exit 4 when something is wrong
+    #[arg(long)]
+    pub verify: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

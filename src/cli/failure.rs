@@ -100,15 +100,20 @@ impl From<BootError> for Failure {
             BootError::Busy => {
                 Failure::of(exit::USER, &error).because("there is one writer at a time").hint("loom status")
             }
+            BootError::Foreign { .. } => Failure::of(exit::USER, &error)
+                .because("what one user writes the other cannot change: two of them cannot share a state folder")
+                .hint("set LOOM_WORK_DIR to a folder of your own")
+                .hint("or, if both users are you: sudo chown -R $(id -u) .work"),
             BootError::NoPlan => Failure::of(exit::USER, &error).hint("loom init doc/plans/<plan>.md"),
             BootError::Journal(JournalError::Damaged { .. }) => Failure::of(exit::INTERNAL, &error)
                 .because("nothing is written to a damaged journal, and nothing in it is skipped")
-                .hint(
-                    "restore .work/journal.jsonl from a backup; git still has every landed commit and refs/loom/rescue",
-                ),
-            BootError::Journal(JournalError::Newer { .. }) => {
-                Failure::of(exit::USER, &error).hint("install the newer loom again")
-            }
+                .hint("loom doctor   (what is left, and the ways out)"),
+            BootError::Journal(JournalError::Lost { .. }) => Failure::of(exit::INTERNAL, &error)
+                .because("going on would do again what was done already")
+                .hint("loom doctor   (what is left, and the ways out)"),
+            BootError::Journal(JournalError::Newer { .. }) => Failure::of(exit::USER, &error)
+                .because("this version reads what it knows of it, and writes nothing")
+                .hint("install the newer loom again"),
             BootError::Journal(JournalError::Io { source, .. }) | BootError::Io { source, .. } => {
                 let full = source.kind() == std::io::ErrorKind::StorageFull;
                 let failure = Failure::of(if full { exit::USER } else { exit::INTERNAL }, &error);

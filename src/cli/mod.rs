@@ -8,6 +8,7 @@ pub mod failure;
 mod hook;
 mod place;
 mod show;
+mod story;
 mod ui;
 
 use std::ffi::OsString;

@@ -279,13 +279,26 @@ pub fn picture(layout: &Layout, color: bool) -> Result<String, ClientError> {
 }
 
 fn read_status(layout: &Layout) -> Result<Status, ClientError> {
-    let read = ReadOnly::open(layout)?;
+    let git = crate::git::Git::find(&layout.project).ok();
+    let read = match &git {
+        Some(git) => ReadOnly::checked(layout, git)?,
+        None => ReadOnly::open(layout)?,
+    };
+    if read.world.run.is_none()
+        && let Some(trouble) = read.trouble
+    {
+        // There is nothing else to show.
+        return Err(BootError::from(trouble).into());
+    }
     let daemon = DaemonRow { running: false, pid: None, uptime_s: None };
-    let tip = read.world.run.as_ref().and_then(|run| {
-        let git = crate::git::Git::find(&layout.project).ok()?;
-        git.tip_quickly(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
-    });
+    let run = read.world.run.as_ref();
+    let tip =
+        run.and_then(|run| git.as_ref()?.tip_quickly(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string()));
     let mut status = report::status(&read.world, daemon, tip.as_deref(), clock::now());
     status.notices.extend(fs_err::read_to_string(layout.gave_up()));
+    if let Some(trouble) = read.trouble {
+        status.notices.insert(0, trouble.to_string());
+        status.next = vec!["loom doctor".to_owned()];
+    }
     Ok(status)
 }

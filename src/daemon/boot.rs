@@ -11,9 +11,10 @@ use crate::base::layout::Layout;
 use crate::daemon::dispatcher::{Dispatcher, Message};
 use crate::daemon::turn::Mode;
 use crate::daemon::{executor, server};
-use crate::git::Git;
-use crate::journal::{self, Disk, Journal, JournalError, Tail};
+use crate::git::{Anchored, Git};
+use crate::journal::{self, Disk, Journal, JournalError, Lost, Tail};
 use crate::kernel::{self, Observed, World};
+use crate::model::anchor::Anchor;
 use crate::model::effect::Answer;
 use crate::model::event::{Event, Request, RunOptions};
 use crate::wire::DaemonRecord;
@@ -27,6 +28,8 @@ pub enum BootError {
     Journal(#[from] JournalError),
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
+    #[error("{path} belongs to another user (uid {owner})")]
+    Foreign { path: std::path::PathBuf, owner: u32 },
     #[error("this project has no plan yet")]
     NoPlan,
 }
@@ -41,25 +44,57 @@ fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BootError {
 pub struct ReadOnly {
     pub world: World,
     pub tail: Tail,
+    /// Why this journal must not be written: a newer Loom wrote it, or git knows another history.
+    pub trouble: Option<JournalError>,
 }
 
 impl ReadOnly {
-    /// Folds the journal of `layout`.
+    /// Folds the journal of `layout`, as far as this version knows what is in it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged.
     pub fn open(layout: &Layout) -> Result<ReadOnly, BootError> {
+        ReadOnly::against(layout, None)
+    }
+
+    /// As [`ReadOnly::open`], and compares with what git says about the journal.
+    pub fn checked(layout: &Layout, git: &Git) -> Result<ReadOnly, BootError> {
+        // Read first: a writer that is at work anchors nothing that is not in the journal.
+        let anchored = git.anchored().map_err(|error| io("refs/loom/journal cannot be read")(into_io(error)))?;
+        let mut read =
+            ReadOnly::against(layout, if let Anchored::At(anchor) = &anchored { Some(anchor) } else { None })?;
+        if anchored == Anchored::Unreadable {
+            read.trouble = Some(JournalError::Lost { path: layout.journal(), lost: Lost::Unreadable });
+        }
+        Ok(read)
+    }
+
+    fn against(layout: &Layout, anchor: Option<&Anchor>) -> Result<ReadOnly, BootError> {
         let path = layout.journal();
-        Ok(ReadOnly::fold(&journal::bytes(&path)?, &path)?)
+        Ok(ReadOnly::fold_against(&journal::bytes(&path)?, &path, anchor)?)
     }
 
     /// Folds the journal that is in `bytes`; `path` is what errors call it.
     pub fn fold(bytes: &[u8], path: &Path) -> Result<ReadOnly, JournalError> {
-        let mut world = World::default();
-        let tail = journal::verify(bytes, path, |record| {
-            for fact in &record.facts {
-                world.apply(fact, record.at);
-            }
-        })?;
-        Ok(ReadOnly { world, tail })
+        ReadOnly::fold_against(bytes, path, None)
     }
+
+    fn fold_against(bytes: &[u8], path: &Path, anchor: Option<&Anchor>) -> Result<ReadOnly, JournalError> {
+        let mut world = World::default();
+        let scan = journal::scan(bytes, path, anchor, |line| {
+            for fact in &line.record.facts {
+                world.apply(fact, line.record.at);
+            }
+        });
+        match scan.trouble {
+            Some(damage @ JournalError::Damaged { .. }) => Err(damage),
+            trouble => Ok(ReadOnly { world, tail: scan.tail, trouble }),
+        }
+    }
+}
+
+fn into_io(error: crate::git::GitError) -> std::io::Error {
+    std::io::Error::other(error.to_string())
 }
 
 /// The state of a project, opened for writing: nobody else writes while this lives.
@@ -78,7 +113,13 @@ impl Opened {
         let lock = take_lock(layout)?;
         fail::point(Point::HasWriterLock).map_err(io("the state cannot be opened"))?;
         tidy_after_a_killed_daemon(layout);
-        let read = ReadOnly::open(layout)?;
+        let read = match git_of(layout) {
+            Some(git) => ReadOnly::checked(layout, &git)?,
+            None => ReadOnly::open(layout)?,
+        };
+        if let Some(trouble) = read.trouble {
+            return Err(trouble.into());
+        }
         let mut notices = Vec::new();
         if read.tail.torn_bytes > 0 {
             notices.push(format!(
@@ -97,6 +138,11 @@ impl Opened {
         let observed =
             Observed { boot_id: crate::base::process::boot_id(), ended: executor::ended_sessions(layout, world) };
         let ended = kernel::recover(world, &observed);
+        for event in &ended {
+            if let Event::SessionEnded { session, exit: crate::model::session::Exit::Lost } = event {
+                executor::end_survivors(layout, session);
+            }
+        }
         let git = if ended.is_empty() { None } else { git_of(layout) };
         let heard = |event| match event {
             Event::SessionEnded { session, exit } => executor::ended(layout, git.as_ref(), session, exit),
@@ -162,6 +208,11 @@ impl Opened {
 
 /// The folders of `.work/`, hidden from git, and the excludes file for worktrees.
 fn scaffold(layout: &Layout) -> Result<(), BootError> {
+    use std::os::unix::fs::MetadataExt;
+    let owner = std::fs::metadata(&layout.work).ok().map(|meta| meta.uid());
+    if let Some(owner) = owner.filter(|owner| *owner != rustix::process::getuid().as_raw()) {
+        return Err(BootError::Foreign { path: layout.work.clone(), owner });
+    }
     let what = || format!("{} cannot be written", layout.work.display());
     super::start::write_ignore(&layout.work).map_err(io(what()))?;
     let mut excludes = user_excludes();

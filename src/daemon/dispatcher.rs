@@ -17,6 +17,7 @@ use crate::daemon::turn::{Ground, Mode, Turn, Who};
 use crate::journal::{Disk, Journal, JournalError};
 use crate::kernel::World;
 use crate::kernel::world::Run;
+use crate::model::anchor::Anchor;
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Event, Request};
 use crate::model::ids::{SessionId, StageId};
@@ -157,6 +158,9 @@ impl Dispatcher {
         for subscriber in &self.turn.ground.subscribers {
             subscriber.close();
         }
+        if lock.is_at(&self.layout().writer_lock()) {
+            self.turn.ground.executor.anchor(true);
+        }
         Ok(())
     }
 
@@ -173,6 +177,8 @@ impl Dispatcher {
             }
             self.turn.finish()?;
         }
+        // Before the first run there is no history that could be lost.
+        self.turn.ground.executor.anchor(false);
         let answer = answer.try_recv().unwrap_or_else(|_| Answer::Done { text: "recorded".to_owned() });
         Ok(match self.turn.troubles() {
             [] => answer,
@@ -216,6 +222,10 @@ impl Ground for Machine {
     fn recorded(&mut self, world: &World) {
         self.write_signals(world);
         self.executor.set_config(world.run.as_ref().map(|run| run.ground.config.as_str()));
+    }
+
+    fn head(&mut self, head: Option<Anchor>) {
+        self.executor.set_head(head);
     }
 
     fn start(&mut self, effect: Effect, key: Option<String>) {

@@ -11,9 +11,10 @@ use crate::base::fail::{self, Point};
 use crate::base::layout::Layout;
 use crate::checks::Operator;
 use crate::daemon::dispatcher::Message;
-use crate::git::{Followed, Git, GitError, Own, Refs};
+use crate::git::{Anchored, Followed, Git, GitError, Own, Refs};
 use crate::host::control::{self, Waiting};
 use crate::kernel::World;
+use crate::model::anchor::Anchor;
 use crate::model::effect::Effect;
 use crate::model::event::{Event, Inspection, RefsSeen, RequestId, StartFailure};
 use crate::model::ids::{Oid, SessionId, StageId};
@@ -28,6 +29,8 @@ pub(super) struct Context {
     own: Mutex<Option<Own>>,
     /// The accepted fingerprint of the repository's configuration.
     config: Mutex<String>,
+    /// The journal's newest durable record that this process wrote.
+    head: Mutex<Option<Anchor>>,
     /// Hosts that wait at the start barrier.
     pub(super) waiting: Mutex<BTreeMap<SessionId, Waiting>>,
     /// The operator's environment as this daemon was started with it.
@@ -47,6 +50,7 @@ impl Executor {
             git: Mutex::new(None),
             own: Mutex::new(None),
             config: Mutex::new(String::new()),
+            head: Mutex::new(None),
             waiting: Mutex::new(BTreeMap::new()),
             operator: OnceLock::new(),
             sender,
@@ -68,6 +72,26 @@ impl Executor {
             && *config != fingerprint
         {
             fingerprint.clone_into(&mut config);
+        }
+    }
+
+    /// What the journal's next anchor will name.
+    pub(super) fn set_head(&self, head: Option<Anchor>) {
+        if let Ok(mut slot) = self.context.head.lock() {
+            *slot = head;
+        }
+    }
+
+    /// Lets git know how far the journal is, when this process wrote to it. `first`: also
+    /// when git knows of no journal yet.
+    pub(super) fn anchor(&self, first: bool) {
+        let Some(head) = self.context.head() else { return };
+        let anchor = || -> Result<(), GitError> {
+            let git = self.context.git()?;
+            if first || git.anchored()? != Anchored::Nothing { git.anchor(&head) } else { Ok(()) }
+        };
+        if let Err(error) = anchor() {
+            tracing::warn!("the journal's head could not be anchored: {error}");
         }
     }
 
@@ -134,6 +158,10 @@ impl Context {
         let _ = self.sender.send(Message::Outcome { key, event });
     }
 
+    pub(super) fn head(&self) -> Option<Anchor> {
+        self.head.lock().ok()?.clone()
+    }
+
     pub(super) fn git(&self) -> Result<Git, GitError> {
         let mut slot = self.git.lock().map_err(|_| poisoned())?;
         if slot.is_none() {
@@ -194,22 +222,33 @@ impl Context {
                     Err(error) => failed("put the plan branch back", &error),
                 }
             }
-            Effect::RemoveStage { stage, worktrees } => match super::land::remove_stage(self, &stage, &worktrees) {
-                Ok(rescued) => Event::StageRemoved { stage, rescued },
-                Err(error) => failed("remove a stage", &error),
-            },
-            Effect::TidyWorktrees { stages } => match super::land::tidy_worktrees(self, &stages) {
+            Effect::RemoveStage { stage, worktrees } => {
+                match self.put_aside(|git| git.remove_stage(&self.layout, &stage, &worktrees)) {
+                    Ok(rescued) => Event::StageRemoved { stage, rescued },
+                    Err(error) => failed("remove a stage", &error),
+                }
+            }
+            Effect::TidyWorktrees { stages } => match self.put_aside(|git| git.put_all_aside(&self.layout, &stages)) {
                 Ok(rescued) => {
                     Event::WorktreesTidied { stages: stages.into_iter().map(|(stage, _)| stage).collect(), rescued }
                 }
                 Err(error) => failed("remove landed worktrees", &error),
             },
-            Effect::CleanPlan { plan, stages } => match super::land::clean_plan(self, &plan, &stages) {
-                Ok(rescued) => Event::PlanCleaned { rescued },
-                Err(error) => failed("clean up after the plan", &error),
-            },
+            Effect::CleanPlan { plan, stages } => {
+                match self.put_aside(|git| git.clean_plan(&self.layout, &plan, &stages)) {
+                    Ok(rescued) => Event::PlanCleaned { rescued },
+                    Err(error) => failed("clean up after the plan", &error),
+                }
+            }
             Effect::Reply { .. } | Effect::Shutdown => Event::EffectDone,
         }
+    }
+
+    /// Runs what looks into worktrees before it removes them, unless their git was tampered with.
+    fn put_aside(&self, act: impl FnOnce(&Git) -> Result<Vec<String>, GitError>) -> Result<Vec<String>, GitError> {
+        let git = self.git()?;
+        self.check_config(&git).map_err(std::io::Error::other)?;
+        act(&git)
     }
 
     fn make_plan_branch(&self, branch: &str, commit: &Oid) -> Event {
@@ -220,7 +259,7 @@ impl Context {
                 Some(tip) if tip == *commit => git.settle_ref(&name),
                 Some(tip) => {
                     // Left by an earlier plan of this name: kept, then replaced.
-                    git.rescue_commit(&plan_name(), &tip, std::slice::from_ref(commit))?;
+                    git.rescue_commit(&plan_name(), &tip, Some(&name))?;
                     git.swap_ref(&name, Some(&tip), commit, "loom: start the plan")
                 }
                 None => git.swap_ref(&name, None, commit, "loom: start the plan"),
@@ -251,10 +290,7 @@ impl Context {
             Err(error) => return failed("watch a session", &error),
         };
         if record.exit == Exit::Lost {
-            let ended = control::kill_survivors(&self.layout.project, session.as_str());
-            if !ended.is_empty() {
-                tracing::warn!("{session} left {} behind without a host: ended", ended.join(", "));
-            }
+            end_survivors(&self.layout, &session);
         }
         match (record.exit, record.error) {
             (Exit::NeverStarted, Some(text)) => Event::StartFailed { session, why: StartFailure::Passing { text } },
@@ -410,6 +446,14 @@ pub(super) fn plan_name() -> StageId {
 /// The end of a session last, before it what is left of it.
 pub(super) fn ended(layout: &Layout, git: Option<&Git>, session: SessionId, exit: Exit) -> Vec<Event> {
     super::remains::at_the_end(layout, git, session, exit)
+}
+
+/// Ends what a host that was killed could not end any more.
+pub(super) fn end_survivors(layout: &Layout, session: &SessionId) {
+    let ended = control::kill_survivors(&layout.project, session.as_str());
+    if !ended.is_empty() {
+        tracing::warn!("{session} left {} behind without a host: ended", ended.join(", "));
+    }
 }
 
 /// Sessions on record whose host does not hold its lock, with what each left.

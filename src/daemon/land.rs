@@ -1,4 +1,4 @@
-//! Effects of proof and landing, and of what goes when a stage or a plan is over.
+//! Effects of proof and landing.
 
 use std::path::PathBuf;
 
@@ -8,9 +8,8 @@ use crate::daemon::executor::{Context, plan_name};
 use crate::git::{Commit, Followed, Git, GitError, Merged, Own};
 use crate::model::effect::Prove;
 use crate::model::event::{AloneVerdict, Entry, Event, EvidenceRef, Proof};
-use crate::model::ids::{Oid, PlanId, StageId};
+use crate::model::ids::Oid;
 use crate::model::judge::{Change, Side, Touched};
-use crate::model::plan::stage_branch;
 use crate::model::stage::CheckResult;
 
 pub(super) fn prove(context: &Context, prove: &Prove) -> Event {
@@ -210,6 +209,9 @@ fn move_branch(context: &Context, branch: &str, tip: &Oid, landing: &Oid) -> Res
         return Ok(Moved::Elsewhere(format!("`{branch}` is not at {}", tip.short())));
     }
     if git.checked_out_at(branch)?.is_some() {
+        if let Some(head) = context.head() {
+            git.anchor(&head)?;
+        }
         return Ok(match git.follow(branch, landing)? {
             Followed::Moved => Moved::Here,
             Followed::Stayed { why } => {
@@ -217,7 +219,7 @@ fn move_branch(context: &Context, branch: &str, tip: &Oid, landing: &Oid) -> Res
             }
         });
     }
-    git.swap_ref(&name, Some(tip), landing, "loom: land")?;
+    git.land(&name, tip, landing, context.head().as_ref())?;
     Ok(Moved::Here)
 }
 
@@ -228,91 +230,9 @@ pub(super) fn restore_plan_branch(
     expected: &Oid,
 ) -> Result<(), GitError> {
     let git = context.git()?;
+    let name = format!("refs/heads/{branch}");
     if let Some(actual) = actual {
-        git.rescue_commit(&plan_name(), actual, std::slice::from_ref(expected))?;
+        git.rescue_commit(&plan_name(), actual, Some(&name))?;
     }
-    git.swap_ref(&format!("refs/heads/{branch}"), actual, expected, "loom: put the plan branch back")
-}
-
-/// Rescues and removes everything of a stage but its landed commits.
-pub(super) fn remove_stage(context: &Context, stage: &StageId, folders: &[String]) -> Result<Vec<String>, GitError> {
-    let git = context.git()?;
-    let mut rescued = Vec::new();
-    for folder in folders {
-        rescued.extend(put_aside_worktree(context, &git, stage, folder, &[])?);
-    }
-    git.prune_worktrees()?;
-    let branch = stage_branch(stage);
-    git.clear_stage_locks(&context.layout.worktree(stage.as_str()), &branch);
-    if let Some(tip) = git.tip(&format!("refs/heads/{branch}"))? {
-        rescued.extend(git.rescue_commit(stage, &tip, &kept(&git)?)?);
-        git.delete_rescued_branch(&branch, &tip)?;
-    }
-    Ok(rescued)
-}
-
-/// The tips of plan branches: what they have is not lost.
-fn kept(git: &Git) -> Result<Vec<Oid>, GitError> {
-    Ok(git.refs_below("refs/heads/loom/_plan/")?.into_iter().map(|(_, tip)| tip).collect())
-}
-
-/// Removes a worktree; what is not committed in it is rescued first.
-pub(super) fn put_aside_worktree(
-    context: &Context,
-    git: &Git,
-    stage: &StageId,
-    folder: &str,
-    kept: &[Oid],
-) -> Result<Option<String>, GitError> {
-    let dir = context.layout.worktree(folder);
-    if !dir.exists() {
-        git.forget_worktree(&dir)?;
-        return Ok(None);
-    }
-    if git.is_broken_worktree(&dir) {
-        let Some(tip) = git.tip(&format!("refs/heads/{}", stage_branch(stage)))? else { return Ok(None) };
-        let rescued = git.rescue_broken_worktree(stage, &dir, &tip)?;
-        fs_err::remove_dir_all(&dir)?;
-        git.forget_worktree(&dir)?;
-        return Ok(rescued);
-    }
-    if !git.is_worktree(&dir) {
-        // Not ours any more: whatever it is now, it stays.
-        return Ok(None);
-    }
-    let branch = git.tip(&format!("refs/heads/{}", stage_branch(stage)))?;
-    let kept: Vec<Oid> = kept.iter().cloned().chain(branch).collect();
-    let head = git.head_of(&dir)?;
-    // Commits on no branch would go with the folder.
-    let mut rescued = git.rescue_commit(stage, &head, &kept)?;
-    if !git.remove_clean_worktree(&dir)? {
-        rescued = git.rescue_worktree(stage, &dir, &[head])?.or(rescued);
-        git.remove_rescued_worktree(&dir)?;
-    }
-    Ok(rescued)
-}
-
-/// Rescues and removes every worktree of these stages.
-pub(super) fn tidy_worktrees(context: &Context, stages: &[(StageId, Vec<String>)]) -> Result<Vec<String>, GitError> {
-    let git = context.git()?;
-    let mut rescued = Vec::new();
-    for (stage, folders) in stages {
-        for folder in folders {
-            rescued.extend(put_aside_worktree(context, &git, stage, folder, &[])?);
-        }
-    }
-    git.prune_worktrees()?;
-    Ok(rescued)
-}
-
-pub(super) fn clean_plan(
-    context: &Context,
-    plan: &PlanId,
-    stages: &[(StageId, Vec<String>)],
-) -> Result<Vec<String>, GitError> {
-    let git = context.git()?;
-    let rescued = tidy_worktrees(context, stages)?;
-    let ids: Vec<StageId> = stages.iter().map(|(stage, _)| stage.clone()).collect();
-    git.retire_branches(plan, &ids)?;
-    Ok(rescued)
+    git.swap_ref(&name, actual, expected, "loom: put the plan branch back")
 }

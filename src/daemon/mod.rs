@@ -1,8 +1,10 @@
 //! The shell around the kernel: the dispatcher owns the world, the executor
 //! touches everything else, the server lets clients in, the keeper restarts.
 
+pub mod audit;
 pub mod boot;
 pub mod dispatcher;
+pub mod doctor;
 pub mod executor;
 mod keeper;
 mod land;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::agent::environment::Environment;
 use crate::agent::{self, Unfit};
+use crate::base::layout::Layout;
 use crate::base::text::sha256;
 use crate::daemon::executor::Context;
-use crate::daemon::land::put_aside_worktree;
 use crate::daemon::remains::WorkPlace;
 use crate::git::{Git, GitError};
 use crate::host::control;
@@ -119,59 +119,55 @@ fn prepare_worktree(context: &Context, git: &Git, start: &Start) -> Result<(), T
     let dir = layout.worktree(&start.worktree);
     git.clear_stage_locks(&dir, &branch);
     if start.attempt == 1 && start.is_first && start.worktree == start.stage.as_str() {
-        put_aside_leftovers(context, git, start)?;
+        put_aside_leftovers(layout, git, start)?;
     }
-    if git.is_worktree(&dir) {
-        reuse_worktree(git, start, &dir, &branch)?;
-    } else {
+    if !git.is_worktree(&dir) || !reuse_worktree(layout, git, start, &dir)? {
         if git.is_broken_worktree(&dir) {
             let base = git.tip(&format!("refs/heads/{branch}"))?.unwrap_or_else(|| start.base.clone());
             git.rescue_broken_worktree(&start.stage, &dir, &base)?;
             fs_err::remove_dir_all(&dir)?;
         }
-        git.forget_worktree(&dir)?;
+        git.forget_worktree(&start.stage, &dir)?;
         if dir.exists() {
             let text = format!("{} is in the way: it is not a worktree of this repository", dir.display());
             return Err(permanent(start, BlockCode::WorktreeFailed, text));
         }
-        free_branch(git, start, &branch)?;
+        free_branch(layout, git, start, &branch)?;
         git.add_worktree(&dir, &branch, &start.base)?;
     }
     tell_by_hand(&dir, start)
 }
 
 /// Before the first attempt there can only be what an earlier plan left under this name.
-fn put_aside_leftovers(context: &Context, git: &Git, start: &Start) -> Result<(), Trouble> {
+fn put_aside_leftovers(layout: &Layout, git: &Git, start: &Start) -> Result<(), Trouble> {
     let branch = stage_branch(&start.stage);
     let Some(tip) = git.tip(&format!("refs/heads/{branch}"))? else { return Ok(()) };
     if tip == start.base {
         return Ok(());
     }
-    put_aside_worktree(context, git, &start.stage, &start.worktree, &[])?;
-    git.prune_worktrees()?;
+    git.put_all_aside(layout, &[(start.stage.clone(), vec![start.worktree.clone()])])?;
     if git.checked_out_at(&branch)?.is_none() {
-        git.rescue_commit(&start.stage, &tip, std::slice::from_ref(&start.base))?;
-        git.delete_rescued_branch(&branch, &tip)?;
+        git.remove_branch(&start.stage)?;
     }
     Ok(())
 }
 
 /// A later session goes on from the last commit; uncommitted work is rescued first.
 /// Nothing is touched when the same conversation resumes with its tree as it left it.
-fn reuse_worktree(git: &Git, start: &Start, dir: &Path, branch: &str) -> Result<(), Trouble> {
+/// False: what was there is kept elsewhere, and there is no worktree any more.
+fn reuse_worktree(layout: &Layout, git: &Git, start: &Start, dir: &Path) -> Result<bool, Trouble> {
+    let branch = stage_branch(&start.stage);
+    git.restore_branch(&start.stage, dir, &start.base)?;
     let status = git.status(dir)?;
-    let is_on_branch = status.branch.as_deref() == Some(branch);
+    let is_on_branch = status.branch.as_deref() == Some(&branch);
     if is_on_branch && (status.dirty.is_empty() || start.resumes) {
-        return Ok(());
+        return Ok(true);
     }
-    let kept: Vec<_> = git.tip(&format!("refs/heads/{branch}"))?.into_iter().collect();
-    git.rescue_worktree(&start.stage, dir, &kept)?;
-    git.restore_worktree(dir, branch)?;
-    Ok(())
+    Ok(git.start_over(layout, &start.stage, dir, &branch)?)
 }
 
 /// The branch may still be checked out in a folder that is not used again, or that is gone.
-fn free_branch(git: &Git, start: &Start, branch: &str) -> Result<(), Trouble> {
+fn free_branch(layout: &Layout, git: &Git, start: &Start, branch: &str) -> Result<(), Trouble> {
     let Some(dir) = git.checked_out_at(branch)? else { return Ok(()) };
     if dir == git.project {
         let text = format!("branch `{branch}` is checked out in {}: switch to another one", dir.display());
@@ -182,7 +178,7 @@ fn free_branch(git: &Git, start: &Start, branch: &str) -> Result<(), Trouble> {
         git.clear_stage_locks(&dir, branch);
         git.detach_worktree(&dir)?;
     } else {
-        git.remove_rescued_worktree(&dir)?;
+        git.prune_worktrees(layout)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::journal::{Journal, JournalError, Store};
 use crate::kernel::{self, World};
+use crate::model::anchor::Anchor;
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Caller, Event, Request, RequestId};
 use crate::model::fact::{Fact, SessionChange};
@@ -30,6 +31,8 @@ pub trait Ground {
     fn uptime(&self) -> Duration;
     /// Facts are durable and none of their effects has begun.
     fn recorded(&mut self, world: &World);
+    /// The journal's newest durable record: what git is told with the next landing.
+    fn head(&mut self, _head: Option<Anchor>) {}
     /// Begins `effect`; its outcome comes back through [`Turn::outcome`] with `key`.
     fn start(&mut self, effect: Effect, key: Option<String>);
     fn answer(&mut self, reply: Self::Reply, answer: Answer);
@@ -266,6 +269,7 @@ impl<G: Ground> Turn<G> {
         let batch = std::mem::take(&mut self.batch);
         if batch.changed {
             self.ground.recorded(&self.world);
+            self.ground.head(self.journal.head());
         }
         for effect in batch.effects {
             self.execute(effect);

@@ -19,6 +19,9 @@ pub enum GitError {
     Spawn { args: String, source: std::io::Error },
     #[error("git answered something unexpected to `git {args}`: {output}")]
     Unexpected { args: String, output: String },
+    /// What is there cannot be held by a commit.
+    #[error("it cannot be saved in git: {0}")]
+    Unsavable(String),
     #[error("the repository cannot be read: {0}")]
     Read(#[from] git2::Error),
     #[error(transparent)]

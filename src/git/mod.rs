@@ -8,6 +8,8 @@
 //!   no configuration that anybody else wrote: merges, commits, the proof checkout;
 //! - the agent's own git, which is none of this module's business.
 
+mod anchor;
+mod aside;
 mod changes;
 mod command;
 mod fingerprint;
@@ -22,6 +24,8 @@ mod worktree;
 
 use std::path::{Path, PathBuf};
 
+pub use anchor::{ANCHOR, Anchored};
+pub use aside::{kept_folders, sweep};
 pub use changes::Changes;
 pub use command::GitError;
 pub use fingerprint::fingerprint;

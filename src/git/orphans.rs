@@ -78,14 +78,20 @@ impl Git {
     /// Removes locks of refs that only Loom moves. The caller is the one writer, and no git
     /// command of an earlier one runs any more.
     pub fn clear_own_ref_locks(&self) {
-        let mut locks = Vec::new();
-        for name in ["refs/heads/loom/_plan", "refs/loom"] {
-            locks_below(&self.common.join(name), &mut locks);
-        }
+        let locks = self.own_ref_locks();
         if !locks.is_empty() && !is_git_at_work(&self.project, Whose::Looms) {
             locks.iter().for_each(|lock| clear(lock));
         }
         self.clear_packed_refs_lock();
+    }
+
+    /// Locks of refs that only Loom moves.
+    pub fn own_ref_locks(&self) -> Vec<std::path::PathBuf> {
+        let mut locks = Vec::new();
+        for name in ["refs/heads/loom/_plan", "refs/loom"] {
+            locks_below(&self.common.join(name), &mut locks);
+        }
+        locks
     }
 
     /// Removes the locks that an agent's git left when it was killed. The caller knows that

@@ -132,33 +132,33 @@ impl Git {
         self.sync_refs(name)
     }
 
-    /// Applies `update-ref --stdin` instructions in one transaction.
-    pub(super) fn ref_transaction(&self, instructions: &str) -> Result<(), GitError> {
+    /// Applies `update-ref --stdin` instructions in one transaction. Durable below `folders`.
+    pub(super) fn ref_transaction(&self, instructions: &str, folders: &[&str]) -> Result<(), GitError> {
+        let command = self.in_dir(&self.project, &["update-ref", "-m", "loom", "--no-deref", "--stdin"]);
         fail::point(Point::BeforeRefTransaction)?;
-        let command = self.in_dir(&self.project, &["update-ref", "-m", "loom", "--stdin"]);
         line(super::command::run(command, Some(instructions.as_bytes()))?);
         fail::point(Point::AfterRefTransaction)?;
-        self.sync_refs("refs/loom")?;
-        self.sync_refs("refs/heads/loom")
+        self.sync_folders(folders)
     }
 
     /// Syncs the folders a ref's rename happened in: git syncs the file and not its name.
     pub(super) fn sync_refs(&self, name: &str) -> Result<(), GitError> {
+        self.sync_folders(&[name])
+    }
+
+    /// Syncs these folders of refs and all above them, each once.
+    fn sync_folders(&self, names: &[&str]) -> Result<(), GitError> {
         let reftable = self.common.join("reftable");
         if reftable.is_dir() {
             sync_dir(&reftable)?;
         }
-        let mut dir = self.common.join(name);
         let top = self.common.join("refs");
-        while dir.starts_with(&top) {
-            if dir.is_dir() {
-                sync_dir(&dir)?;
-            }
-            if !dir.pop() {
-                break;
-            }
+        let mut folders = std::collections::BTreeSet::new();
+        for name in names {
+            let path = self.common.join(name);
+            folders.extend(path.ancestors().take_while(|dir| dir.starts_with(&top)).map(Path::to_path_buf));
         }
-        Ok(())
+        folders.iter().filter(|dir| dir.is_dir()).try_for_each(|dir| Ok(sync_dir(dir)?))
     }
 
     /// The checkout in which `branch` (short name) is checked out, if one has it.

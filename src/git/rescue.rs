@@ -1,12 +1,16 @@
 //! Rescue: before a tree or a branch is removed, reset or replaced, what is in
-//! it is saved under `refs/loom/rescue/<stage>/<n>`.
+//! it is saved under `refs/loom/rescue/<stage>/<n>`: files that are not
+//! committed, and commits that no ref would keep. What git cannot hold is kept
+//! as the folder that it is (`aside.rs`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
 
 use super::command::{line, run};
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
-use crate::model::ids::{Oid, PlanId, StageId};
+use crate::model::ids::{Oid, StageId};
 use crate::model::limits::RESCUE_BYTES_MAX;
 
 /// One thing that was put aside.
@@ -15,42 +19,41 @@ pub struct Rescue {
     pub name: String,
     pub commit: Oid,
     pub summary: String,
+    /// When it was saved, in seconds since the epoch; of a commit, when that was made.
+    pub time: i64,
+}
+
+/// Where the refs of one stage are.
+fn prefix(stage: &StageId) -> String {
+    format!("refs/loom/rescue/{stage}/")
 }
 
 impl Git {
-    /// Saves tracked and untracked work of the worktree at `dir`, whatever state its index
-    /// is in, and returns the ref; none when `HEAD` has it all and `kept` has `HEAD`.
+    /// Saves everything in the worktree at `dir` that no ref has: changed, staged and untracked
+    /// files, whatever state the index is in, commits on no branch, and commits that were
+    /// amended or reset away. Ignored files are not saved. None: every byte is kept already.
     ///
     /// # Errors
     /// When it cannot be saved. Then it must not be removed.
-    pub fn rescue_worktree(&self, stage: &StageId, dir: &Path, kept: &[Oid]) -> Result<Option<String>, GitError> {
+    pub fn rescue_worktree(&self, stage: &StageId, dir: &Path) -> Result<Option<String>, GitError> {
         let status = self.status(dir)?;
-        let Some(head) = status.head else { return Ok(None) };
-        if status.dirty.is_empty() {
-            return self.rescue_commit(stage, &head, kept);
+        if status.dirty.is_empty() && !has_more_than_git_shows(dir)? {
+            return self.rescue_history(stage, dir);
         }
         self.check_size(dir, &status.dirty)?;
         fail::point(Point::BeforeRescue)?;
-        let index = tempfile::Builder::new().prefix("loom-rescue-").tempdir()?;
-        let index_file = index.path().join("index");
-        let with_index = |args: &[&str]| {
-            let mut command = self.in_dir(dir, args);
-            command.env("GIT_INDEX_FILE", &index_file);
-            command
-        };
-        run(with_index(&["read-tree", head.as_str()]), None)?;
-        run(with_index(&["add", "-A", "--", "."]), None)?;
-        let tree = line(run(with_index(&["write-tree"]), None)?);
-        let (name, email) = self.identity();
-        let mut commit = with_index(&["commit-tree", "--no-gpg-sign", &tree, "-p", head.as_str()]);
-        for role in ["AUTHOR", "COMMITTER"] {
-            commit.env(format!("GIT_{role}_NAME"), &name).env(format!("GIT_{role}_EMAIL"), &email);
+        let tree = self.tree_of_files(dir, status.head.as_ref())?;
+        let mut parents: Vec<Oid> = status.head.iter().cloned().collect();
+        // What was staged and then changed again is nowhere else.
+        let staged = self.staged_tree(dir).filter(|staged| *staged != tree);
+        let head_tree = status.head.as_ref().map(|head| self.tree_of(head)).transpose()?;
+        if let Some(staged) = staged.filter(|staged| Some(staged) != head_tree.as_ref()) {
+            parents.push(self.commit_tree(dir, &staged, &parents, &format!("Staged work of stage {stage}\n"))?);
         }
-        let message = format!("Uncommitted work of stage {stage}\n");
-        let text = line(run(commit, Some(message.as_bytes()))?);
+        let lost = self.unreachable(&self.history_of(stage, dir), None)?;
+        parents.extend(lost.into_iter().filter(|commit| Some(commit) != status.head.as_ref()));
+        let saved = self.commit_tree(dir, &tree, &parents, &format!("Uncommitted work of stage {stage}\n"))?;
         fail::point(Point::RescueCommitted)?;
-        let saved = Oid::new(text.clone())
-            .map_err(|_| GitError::Unexpected { args: "commit-tree".to_owned(), output: text })?;
         self.save(stage, &saved).map(Some)
     }
 
@@ -80,29 +83,150 @@ impl Git {
         if tree == self.tree_of(base)?.as_str() {
             return Ok(None);
         }
-        let (name, email) = self.identity();
-        let mut commit = in_folder(&["commit-tree", "--no-gpg-sign", &tree, "-p", base.as_str()]);
-        for role in ["AUTHOR", "COMMITTER"] {
-            commit.env(format!("GIT_{role}_NAME"), &name).env(format!("GIT_{role}_EMAIL"), &email);
-        }
-        let text = line(run(commit, Some(format!("Uncommitted work of stage {stage}\n").as_bytes()))?);
-        let saved = Oid::new(text.clone())
-            .map_err(|_| GitError::Unexpected { args: "commit-tree".to_owned(), output: text })?;
+        let tree =
+            Oid::new(tree.clone()).map_err(|_| GitError::Unexpected { args: "write-tree".to_owned(), output: tree })?;
+        let parents = [base.clone()];
+        let message = format!("Uncommitted work of stage {stage}\n");
+        let saved = self.commit_tree(&self.project, &tree, &parents, &message)?;
         self.save(stage, &saved).map(Some)
     }
 
-    /// Saves a commit unless one of `kept` has it.
-    pub fn rescue_commit(&self, stage: &StageId, commit: &Oid, kept: &[Oid]) -> Result<Option<String>, GitError> {
-        for keeper in kept {
-            if self.is_ancestor(commit, keeper)? {
-                return Ok(None);
+    /// Saves the commits of a worktree that no ref has: those on no branch, and those that were
+    /// amended or reset away.
+    pub fn rescue_history(&self, stage: &StageId, dir: &Path) -> Result<Option<String>, GitError> {
+        let lost = self.unreachable(&self.history_of(stage, dir), None)?;
+        self.save_all(stage, dir, lost)
+    }
+
+    /// Saves the commits that only `branch` (short name) and its reflog have.
+    pub fn rescue_branch(&self, stage: &StageId, branch: &str) -> Result<Option<String>, GitError> {
+        let name = format!("refs/heads/{branch}");
+        let mut commits = reflog(&self.common.join("logs").join(&name));
+        commits.extend(self.tip(&name)?);
+        let lost = self.unreachable(&commits, Some(&name))?;
+        self.save_all(stage, &self.project, lost)
+    }
+
+    /// Saves a commit unless a ref has it.
+    pub fn rescue_commit(&self, stage: &StageId, commit: &Oid, but: Option<&str>) -> Result<Option<String>, GitError> {
+        let lost = self.unreachable(std::slice::from_ref(commit), but)?;
+        self.save_all(stage, &self.project, lost)
+    }
+
+    /// Saves those of `commits` that no ref has.
+    pub(super) fn rescue_commits(&self, stage: &StageId, commits: &[Oid]) -> Result<Option<String>, GitError> {
+        self.save_all(stage, &self.project, self.unreachable(commits, None)?)
+    }
+
+    /// Saves what only the reflog of `branch` (short name) still has.
+    pub(super) fn rescue_reflog(&self, stage: &StageId, branch: &str) -> Result<Option<String>, GitError> {
+        self.rescue_commits(stage, &reflog(&self.common.join("logs/refs/heads").join(branch)))
+    }
+
+    fn save_all(&self, stage: &StageId, dir: &Path, lost: Vec<Oid>) -> Result<Option<String>, GitError> {
+        match lost.as_slice() {
+            [] => Ok(None),
+            [one] => self.save(stage, one).map(Some),
+            [newest, ..] => {
+                let tree = self.tree_of(newest)?;
+                let saved = self.commit_tree(dir, &tree, &lost, &format!("Left-over commits of stage {stage}\n"))?;
+                self.save(stage, &saved).map(Some)
             }
         }
-        self.save(stage, commit).map(Some)
+    }
+
+    /// Every commit that `HEAD` of a worktree or the stage's branch was ever at.
+    pub(super) fn history_of(&self, stage: &StageId, dir: &Path) -> Vec<Oid> {
+        let mut commits: Vec<Oid> = self.head_of(dir).into_iter().collect();
+        if let Ok(repo) = git2::Repository::open(dir) {
+            commits.extend(reflog(&repo.path().join("logs/HEAD")));
+        }
+        let branch = crate::model::plan::stage_branch(stage);
+        commits.extend(reflog(&self.common.join("logs/refs/heads").join(branch)));
+        commits
+    }
+
+    /// Those of `commits` that no ref but `but` has, without those that another one of them has,
+    /// newest first.
+    pub fn unreachable(&self, commits: &[Oid], but: Option<&str>) -> Result<Vec<Oid>, GitError> {
+        let repo = self.repo()?;
+        let known = |oid: &Oid| git2::Oid::from_str(oid.as_str()).ok().filter(|id| repo.find_commit(*id).is_ok());
+        let mut candidates: BTreeSet<git2::Oid> = commits.iter().filter_map(known).collect();
+        let mut kept = Vec::new();
+        for reference in repo.references()? {
+            let reference = reference?;
+            if but.is_none_or(|but| reference.name().ok() != Some(but)) {
+                kept.extend(reference.peel_to_commit().map(|commit| commit.id()));
+            }
+        }
+        candidates.retain(|id| !kept.contains(id));
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut walk = repo.revwalk()?;
+        walk.set_sorting(git2::Sort::TOPOLOGICAL | git2::Sort::TIME)?;
+        candidates.iter().try_for_each(|id| walk.push(*id))?;
+        kept.iter().try_for_each(|id| walk.hide(*id))?;
+        let (mut tips, mut below) = (Vec::new(), BTreeSet::new());
+        for id in walk {
+            let id = id?;
+            // Children come before their parents.
+            if !below.contains(&id) {
+                tips.push(super::refs::oid(id));
+            }
+            below.extend(repo.find_commit(id)?.parent_ids());
+        }
+        Ok(tips)
+    }
+
+    /// The tree of everything in `dir` that is not ignored, through an index of its own.
+    fn tree_of_files(&self, dir: &Path, head: Option<&Oid>) -> Result<Oid, GitError> {
+        let temp = tempfile::Builder::new().prefix("loom-rescue-").tempdir()?;
+        let index = temp.path().join("index");
+        if let Some(head) = head {
+            run(self.with_index(dir, &index, &["read-tree", head.as_str()]), None)?;
+        }
+        run(self.with_index(dir, &index, &["add", "-A", "--", "."]), None)?;
+        if let Some(path) = populated_link(dir, &git2::Index::open(&index)?) {
+            return Err(GitError::Unsavable(format!("`{path}` is a repository of its own")));
+        }
+        self.write_tree(dir, &index)
+    }
+
+    /// The tree of what is staged; none while a merge is unresolved.
+    fn staged_tree(&self, dir: &Path) -> Option<Oid> {
+        let temp = tempfile::Builder::new().prefix("loom-rescue-").tempdir().ok()?;
+        let index = temp.path().join("index");
+        fs_err::copy(git2::Repository::open(dir).ok()?.path().join("index"), &index).ok()?;
+        self.write_tree(dir, &index).ok()
+    }
+
+    fn with_index(&self, dir: &Path, index: &Path, args: &[&str]) -> Command {
+        let mut command = self.in_dir(dir, args);
+        command.env("GIT_INDEX_FILE", index);
+        command
+    }
+
+    fn write_tree(&self, dir: &Path, index: &Path) -> Result<Oid, GitError> {
+        let text = line(run(self.with_index(dir, index, &["write-tree"]), None)?);
+        Oid::new(text.clone()).map_err(|_| GitError::Unexpected { args: "write-tree".to_owned(), output: text })
+    }
+
+    fn commit_tree(&self, dir: &Path, tree: &Oid, parents: &[Oid], message: &str) -> Result<Oid, GitError> {
+        let mut commit = self.in_dir(dir, &["commit-tree", "--no-gpg-sign", tree.as_str()]);
+        for parent in parents {
+            commit.args(["-p", parent.as_str()]);
+        }
+        let (name, email) = self.identity();
+        for role in ["AUTHOR", "COMMITTER"] {
+            commit.env(format!("GIT_{role}_NAME"), &name).env(format!("GIT_{role}_EMAIL"), &email);
+        }
+        let text = line(run(commit, Some(message.as_bytes()))?);
+        Oid::new(text.clone()).map_err(|_| GitError::Unexpected { args: "commit-tree".to_owned(), output: text })
     }
 
     fn save(&self, stage: &StageId, commit: &Oid) -> Result<String, GitError> {
-        let prefix = format!("refs/loom/rescue/{stage}/");
+        let prefix = prefix(stage);
         let known = self.refs_below(&prefix)?;
         if let Some((name, _)) = known.iter().find(|(_, saved)| saved == commit) {
             self.settle_ref(name)?;
@@ -111,6 +235,8 @@ impl Git {
         let number = |name: &str| name.rsplit('/').next().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
         let next = known.iter().map(|(name, _)| number(name)).max().unwrap_or(0) + 1;
         let name = format!("{prefix}{next}");
+        // An agent's own git may not have synced what it wrote.
+        rustix::fs::syncfs(fs_err::File::open(&self.common)?.file()).map_err(std::io::Error::from)?;
         self.swap_ref(&name, None, commit, "loom: rescue")?;
         Ok(name)
     }
@@ -127,43 +253,67 @@ impl Git {
             }
         }
         if total > RESCUE_BYTES_MAX {
-            return Err(GitError::Io(std::io::Error::other(format!(
-                "{} holds {} MiB of uncommitted work, more than a rescue saves by itself: move it away first",
-                dir.display(),
-                total >> 20
-            ))));
+            let text = format!("{} MiB of uncommitted work are more than a rescue takes", total >> 20);
+            return Err(GitError::Unsavable(text));
         }
         Ok(())
     }
 
     /// Everything that was put aside, oldest first within a stage.
     pub fn rescues(&self) -> Result<Vec<Rescue>, GitError> {
-        let mut rescues = Vec::new();
+        let mut rescues = BTreeMap::new();
         for (name, commit) in self.refs_below("refs/loom/rescue/")? {
-            let summary = self.summary(&commit)?;
-            rescues.push(Rescue { name, commit, summary });
+            let (summary, time) = (self.summary(&commit)?, self.time_of(&commit)?);
+            let (stage, n) = name.rsplit_once('/').unwrap_or((&name, ""));
+            let place = (stage.to_owned(), n.parse::<u32>().unwrap_or(0));
+            rescues.insert(place, Rescue { name, commit, summary, time });
         }
-        Ok(rescues)
+        Ok(rescues.into_values().collect())
     }
+}
 
-    /// Moves the stages' branches to `refs/loom/done/<plan>/<stage>` in one transaction.
-    pub fn retire_branches(&self, plan: &PlanId, stages: &[StageId]) -> Result<(), GitError> {
-        let mut instructions = String::new();
-        for stage in stages {
-            let branch = format!("refs/heads/{}", crate::model::plan::stage_branch(stage));
-            if let Some(tip) = self.tip(&branch)? {
-                instructions.push_str(&format!("update refs/loom/done/{plan}/{stage} {tip}\ndelete {branch} {tip}\n"));
-            }
-        }
-        if instructions.is_empty() {
-            self.settle_ref(&format!("refs/loom/done/{plan}"))?;
-            return self.settle_ref("refs/heads/loom");
-        }
-        self.ref_transaction(&instructions)
-    }
+/// Whether a worktree may hold work that `git status` does not show: files that the index was
+/// told to overlook, or a repository inside of it.
+pub(super) fn has_more_than_git_shows(dir: &Path) -> Result<bool, GitError> {
+    const OVERLOOKED: (u16, u16) = (1 << 15, 1 << 14);
+    let repo = git2::Repository::open(dir)?;
+    let index = repo.index()?;
+    let is_overlooked = |entry: git2::IndexEntry| {
+        let flagged = entry.flags & OVERLOOKED.0 != 0 || entry.flags_extended & OVERLOOKED.1 != 0;
+        flagged && dir.join(path_of(&entry)).symlink_metadata().is_ok()
+    };
+    Ok(populated_link(dir, &index).is_some() || index.iter().any(is_overlooked))
+}
 
-    /// Deletes a branch whose commits are kept elsewhere.
-    pub fn delete_rescued_branch(&self, branch: &str, at: &Oid) -> Result<(), GitError> {
-        self.ref_transaction(&format!("delete refs/heads/{branch} {at}\n"))
-    }
+/// The first submodule or nested repository in the index whose checkout is there: its commits
+/// are in a repository of its own.
+fn populated_link(dir: &Path, index: &git2::Index) -> Option<String> {
+    const LINK: u32 = 0o160_000;
+    let paths = index.iter().filter(|entry| entry.mode == LINK).map(|entry| path_of(&entry));
+    let mut populated = paths.filter(|path| dir.join(path).join(".git").exists());
+    populated.next().map(|path| path.display().to_string())
+}
+
+fn path_of(entry: &git2::IndexEntry) -> std::path::PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::OsStr::from_bytes(&entry.path).into()
+}
+
+/// Every commit that a worktree was at, by what git keeps of it after its folder is gone.
+pub(super) fn left_in(admin: &Path) -> Vec<Oid> {
+    let mut commits = reflog(&admin.join("logs/HEAD"));
+    commits.extend(fs_err::read_to_string(admin.join("HEAD")).ok().and_then(|head| Oid::new(head.trim()).ok()));
+    commits
+}
+
+/// Every commit that a reflog names, newest first.
+fn reflog(path: &Path) -> Vec<Oid> {
+    let bytes = fs_err::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let ids = |line: &str| -> Vec<Oid> {
+        let mut ids: Vec<Oid> = line.split(' ').take(2).filter_map(|id| Oid::new(id).ok()).collect();
+        ids.reverse();
+        ids
+    };
+    text.lines().rev().flat_map(ids).collect()
 }

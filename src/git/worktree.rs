@@ -5,7 +5,7 @@ use std::path::Path;
 use super::command::run;
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
-use crate::model::ids::Oid;
+use crate::model::ids::{Oid, StageId};
 
 /// What `git status` says about a worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,24 +82,14 @@ impl Git {
         Ok(())
     }
 
-    /// Removes the folder of a worktree that holds nothing which is not committed; ignored
-    /// files go with it. Git is told by [`Git::prune_worktrees`]. False: it does hold
-    /// something, or that cannot be said for sure in this process, and it is still there.
-    pub fn remove_clean_worktree(&self, dir: &Path) -> Result<bool, GitError> {
-        if !self.is_clean(dir).unwrap_or(false) {
-            return Ok(false);
-        }
-        fail::point(Point::BeforeWorktreeRemove)?;
-        fs_err::remove_dir_all(dir)?;
-        fail::point(Point::AfterWorktreeRemove)?;
-        Ok(true)
-    }
-
-    /// Whether nothing in a worktree is changed or untracked. A filter that this process
+    /// Whether everything in a worktree is committed or ignored. A filter that this process
     /// does not know shows as a change.
-    fn is_clean(&self, dir: &Path) -> Result<bool, GitError> {
+    pub(super) fn is_clean(&self, dir: &Path) -> Result<bool, GitError> {
         let repo = git2::Repository::open(dir)?;
         if repo.state() != git2::RepositoryState::Clean {
+            return Ok(false);
+        }
+        if super::rescue::has_more_than_git_shows(dir)? {
             return Ok(false);
         }
         let excludes = fs_err::read_to_string(&self.excludes)?;
@@ -111,18 +101,21 @@ impl Git {
 
     /// Forgets what git knows of a worktree at `dir`, which is not one (any more): a `git worktree
     /// add` that was killed leaves an entry that is locked for ever.
-    pub fn forget_worktree(&self, dir: &Path) -> Result<(), GitError> {
-        let Ok(entries) = fs_err::read_dir(self.common.join("worktrees")) else { return Ok(()) };
+    /// Commits that only it had are rescued.
+    pub fn forget_worktree(&self, stage: &StageId, dir: &Path) -> Result<Option<String>, GitError> {
+        let mut rescued = None;
+        let Ok(entries) = fs_err::read_dir(self.common.join("worktrees")) else { return Ok(None) };
         let pointer = dir.join(".git").display().to_string();
         for entry in entries.flatten() {
             let points_to = fs_err::read_to_string(entry.path().join("gitdir")).unwrap_or_default();
             let is_unfinished = points_to.trim_matches(['\0', '\n', ' ']).is_empty();
             let has_its_name = Some(entry.file_name().as_os_str()) == dir.file_name();
             if points_to.trim() == pointer || (is_unfinished && has_its_name) {
+                rescued = self.rescue_commits(stage, &super::rescue::left_in(&entry.path()))?.or(rescued);
                 fs_err::remove_dir_all(entry.path())?;
             }
         }
-        Ok(())
+        Ok(rescued)
     }
 
     /// Whether `dir` was a worktree of this repository that was cut off while it was made, or
@@ -142,25 +135,6 @@ impl Git {
         }
     }
 
-    /// Forgets the worktrees whose folders are gone.
-    pub fn prune_worktrees(&self) -> Result<(), GitError> {
-        self.run(&["worktree", "prune"])?;
-        Ok(())
-    }
-
-    /// Removes a worktree whatever it holds. Only after a rescue.
-    pub fn remove_rescued_worktree(&self, dir: &Path) -> Result<(), GitError> {
-        if dir.exists() {
-            let dir = dir.display().to_string();
-            fail::point(Point::BeforeWorktreeRemove)?;
-            self.run(&["worktree", "remove", "--force", "--force", &dir])?;
-            fail::point(Point::AfterWorktreeRemove)?;
-        } else {
-            self.prune_worktrees()?;
-        }
-        Ok(())
-    }
-
     /// Takes a worktree's `HEAD` off its branch, so that another worktree can have it.
     pub fn detach_worktree(&self, dir: &Path) -> Result<(), GitError> {
         run(self.in_dir(dir, &["checkout", "-q", "--detach"]), None)?;
@@ -171,7 +145,12 @@ impl Git {
     /// Ignored files stay. Only after a rescue.
     pub fn restore_worktree(&self, dir: &Path, branch: &str) -> Result<(), GitError> {
         fail::point(Point::BeforeWorktreeReset)?;
-        run(self.in_dir(dir, &["checkout", "-q", "-f", "--ignore-other-worktrees", branch]), None)?;
+        let checkout = ["checkout", "-q", "-f", "--ignore-other-worktrees", branch];
+        if run(self.in_dir(dir, &checkout), None).is_err() {
+            // An index that was told to overlook files holds on to them: git makes a new one.
+            fs_err::remove_file(git2::Repository::open(dir)?.path().join("index"))?;
+            run(self.in_dir(dir, &checkout), None)?;
+        }
         run(self.in_dir(dir, &["clean", "-fdq"]), None)?;
         fail::point(Point::AfterWorktreeReset)?;
         Ok(())

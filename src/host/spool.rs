@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -27,8 +26,10 @@ pub fn start(spool: Spool) -> io::Result<()> {
     let (bell, rope) = UnixStream::pair()?;
     bell.set_nonblocking(true)?;
     let (sender, results) = mpsc::channel();
-    let outbox = watch::folder(&spool.outbox).ok();
-    let record = spool.daemon_record.parent().and_then(|dir| watch::folder(dir).ok());
+    // A host that is told nothing looks by itself, more slowly than a watch would tick.
+    let told = |dir: &Path| watch::folder(dir).ok().filter(watch::Changes::is_told);
+    let outbox = told(&spool.outbox);
+    let record = spool.daemon_record.parent().and_then(told);
     let door = Door {
         spool,
         outbox,
@@ -54,8 +55,8 @@ enum Forwarded {
 
 struct Door {
     spool: Spool,
-    outbox: Option<OwnedFd>,
-    record: Option<OwnedFd>,
+    outbox: Option<watch::Changes>,
+    record: Option<watch::Changes>,
     bell: UnixStream,
     rope: UnixStream,
     sender: mpsc::Sender<(PathBuf, Forwarded)>,

@@ -3,7 +3,10 @@
 //!
 //! A line is `{"v":1,"seq":7,"at":"…","cause":"…","prev":"<hash>","facts":[…],"hash":"<hash>"}`.
 //! `hash` is the SHA-256 of the line up to and without `,"hash"`; `prev` is the
-//! `hash` of the line before, or 64 zeros.
+//! `hash` of the line before, or 64 zeros. These six names keep their meaning in
+//! every version; what is in `facts` may be newer than its reader.
+
+mod read;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,8 +14,11 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use read::{Line, Scan, Tail, bytes, problems, read, scan, verify};
+
 use crate::base::fail::{self, Point};
 use crate::base::text::sha256;
+use crate::model::anchor::Anchor;
 use crate::model::fact::{FACT_VERSION, Fact};
 
 /// Why a journal cannot be read or written.
@@ -20,12 +26,31 @@ use crate::model::fact::{FACT_VERSION, Fact};
 pub enum JournalError {
     #[error("the journal {path} is damaged at line {line}: {why}")]
     Damaged { path: PathBuf, line: usize, why: String },
-    #[error("the journal {path} was written by a newer loom (fact version {version}, this one knows {FACT_VERSION})")]
-    Newer { path: PathBuf, version: u32 },
+    /// What is in it was written by a newer Loom; what this one knows of it can be read.
+    #[error("the journal {path} was written by a newer loom: line {line} holds {what}")]
+    Newer { path: PathBuf, line: usize, what: String },
+    /// Every line is good, and it is not the history that git knows.
+    #[error("the journal {path} is not the one that refs/loom/journal names: {lost}")]
+    Lost { path: PathBuf, lost: Lost },
     #[error("the journal cannot be {verb}")]
     Io { verb: &'static str, source: io::Error },
     #[error("the journal could not be synced before; what is on disk is unknown: start again")]
     Poisoned,
+}
+
+/// How a journal differs from what git says about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    #[error("there is none, and it had {anchored} records")]
+    Gone { anchored: u64 },
+    #[error(
+        "it ends with record {last} and had {anchored}: its newest records are lost, or an older copy was put back"
+    )]
+    Behind { last: u64, anchored: u64 },
+    #[error("its record {seq} is not the one that was anchored: it was changed, or belongs to another history")]
+    Changed { seq: u64 },
+    #[error("refs/loom/journal does not hold what Loom writes there")]
+    Unreadable,
 }
 
 /// One commit.
@@ -40,100 +65,23 @@ pub struct Record {
     pub facts: Vec<Fact>,
 }
 
-/// What a reading found besides the records.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tail {
-    /// Bytes of whole, valid lines.
-    pub valid_bytes: u64,
-    /// Bytes after them: a last line without its newline, which a crash leaves.
-    pub torn_bytes: u64,
-    pub next_seq: u64,
-    pub head: String,
+impl Record {
+    /// Its canonical line, with the newline, and its hash.
+    fn encode(&self) -> (String, String) {
+        let mut line = serde_json::to_string(self).expect("facts have string keys only");
+        line.pop();
+        let hash = sha256(line.as_bytes());
+        line.push_str(HASH_FIELD);
+        line.push_str(&hash);
+        line.push_str("\"}\n");
+        (line, hash)
+    }
 }
 
 /// Before the first record.
 pub const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 const HASH_FIELD: &str = ",\"hash\":\"";
-
-/// Reads and verifies every record and gives it to `each`. A missing file is an empty journal.
-///
-/// # Errors
-/// Damage is refused with the line; nothing is skipped. A torn last line is no damage.
-pub fn read(path: &Path, each: impl FnMut(Record)) -> Result<Tail, JournalError> {
-    verify(&bytes(path)?, path, each)
-}
-
-/// The file as it is, nothing verified. A missing one is empty.
-pub fn bytes(path: &Path) -> Result<Vec<u8>, JournalError> {
-    match fs_err::read(path) {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(JournalError::Io { verb: "read", source }),
-    }
-}
-
-/// As [`read`], of what is in `bytes`; `path` is what errors call it.
-pub fn verify(bytes: &[u8], path: &Path, mut each: impl FnMut(Record)) -> Result<Tail, JournalError> {
-    let mut tail = Tail { next_seq: 1, head: NO_HASH.to_owned(), ..Tail::default() };
-    for (at, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        let Some(line_text) = line.strip_suffix(b"\n") else {
-            // A write that is cut off leaves a beginning. A whole line with another byte in the
-            // place of its end was acknowledged once.
-            if line.split_last().is_some_and(|(_, line)| parse(line, &tail).is_ok()) {
-                return Err(BadLine::Damaged("its end was changed".to_owned()).at(path, at + 1));
-            }
-            tail.torn_bytes = line.len() as u64;
-            break;
-        };
-        let (record, hash) = parse(line_text, &tail).map_err(|why| why.at(path, at + 1))?;
-        tail.valid_bytes += line.len() as u64;
-        tail.next_seq = record.seq + 1;
-        tail.head = hash;
-        each(record);
-    }
-    Ok(tail)
-}
-
-enum BadLine {
-    Damaged(String),
-    Newer(u32),
-}
-
-impl BadLine {
-    fn at(self, path: &Path, line: usize) -> JournalError {
-        let path = path.to_path_buf();
-        match self {
-            BadLine::Damaged(why) => JournalError::Damaged { path, line, why },
-            BadLine::Newer(version) => JournalError::Newer { path, version },
-        }
-    }
-}
-
-fn parse(line: &[u8], tail: &Tail) -> Result<(Record, String), BadLine> {
-    let damaged = |why: &str| BadLine::Damaged(why.to_owned());
-    let text = std::str::from_utf8(line).map_err(|_| damaged("it is not UTF-8"))?;
-    let (body, rest) = text.rsplit_once(HASH_FIELD).ok_or_else(|| damaged("it has no hash"))?;
-    let hash = rest.strip_suffix("\"}").ok_or_else(|| damaged("it does not end with its hash"))?;
-    if sha256(body.as_bytes()) != hash {
-        return Err(damaged("its content does not match its hash"));
-    }
-    let json = format!("{body}}}");
-    // Read by itself: what a newer version put into the rest may be beyond this one.
-    let version = body.strip_prefix("{\"v\":").and_then(|rest| rest.split(',').next()?.parse().ok());
-    let version: u32 = version.ok_or_else(|| damaged("it does not begin with its version"))?;
-    if version > FACT_VERSION {
-        return Err(BadLine::Newer(version));
-    }
-    let record: Record = serde_json::from_str(&json).map_err(|error| BadLine::Damaged(error.to_string()))?;
-    if record.prev != tail.head {
-        return Err(damaged("it does not follow from the line before it"));
-    }
-    if record.seq != tail.next_seq {
-        return Err(BadLine::Damaged(format!("it has number {} and should have {}", record.seq, tail.next_seq)));
-    }
-    Ok((record, hash.to_owned()))
-}
 
 /// The file as the journal needs it; the one place where tests inject I/O errors.
 pub trait Store {
@@ -232,12 +180,8 @@ impl<S: Store> Journal<S> {
             prev: std::mem::take(&mut self.head),
             facts,
         };
-        let mut line = serde_json::to_string(&record).expect("facts have string keys only");
-        line.pop();
-        self.head = sha256(line.as_bytes());
-        line.push_str(HASH_FIELD);
-        line.push_str(&self.head);
-        line.push_str("\"}\n");
+        let (line, hash) = record.encode();
+        self.head = hash;
         self.pending.extend_from_slice(line.as_bytes());
         self.seq += 1;
         record.facts
@@ -273,9 +217,9 @@ impl<S: Store> Journal<S> {
         Ok(())
     }
 
-    /// Hash of the newest record.
-    pub fn head(&self) -> &str {
-        &self.head
+    /// The newest durable record; none before the first. Only after a commit.
+    pub fn head(&self) -> Option<Anchor> {
+        (self.seq > 1 && self.pending.is_empty()).then(|| Anchor { seq: self.seq - 1, hash: self.head.clone() })
     }
 }
 

@@ -178,10 +178,7 @@ fn prove_base(world: &World, run: &Run, commit: &Oid, tip: &Oid) -> Effect {
 /// When the world changes by time alone: the earliest pause that ends after `now`.
 pub fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
     let run = world.run.as_ref()?;
-    let starts = run.stages.values().filter_map(|stage| match &stage.state {
-        StageState::Ready { retry_at: Some(at) } if !stage.held => Some(*at),
-        _ => None,
-    });
+    let starts = run.stages.values().filter(|stage| !stage.held).filter_map(|stage| stage.pause_ends(now));
     starts.chain(super::context::deadlines(run)).chain(super::lane::deadlines(run)).filter(|at| *at > now).min()
 }
 

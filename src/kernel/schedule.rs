@@ -141,10 +141,10 @@ fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
 }
 
 fn may_start(run: &Run, stage: &Stage, now: jiff::Timestamp) -> bool {
-    let StageState::Ready { retry_at } = &stage.state else { return false };
-    !stage.held
+    matches!(stage.state, StageState::Ready { .. })
+        && !stage.held
         && !stage.removing
-        && retry_at.is_none_or(|at| at <= now)
+        && stage.pause_ends(now).is_none_or(|at| at <= now)
         && !run.parked.contains_key(&stage.spec.agent.kind())
         && !lane::is_closed(run, stage.spec.agent.kind(), now)
         && run.dependencies_met(&stage.spec)

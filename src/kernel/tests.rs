@@ -260,6 +260,41 @@ fn a_crash_waits_longer_each_time() {
 }
 
 #[test]
+fn a_clock_that_jumps_holds_nothing_up() {
+    const DAY: i64 = 86_400;
+    for (days, starts) in [(0, false), (-10, true), (3650, true)] {
+        let mut sim = Sim::new(vec![spec("a", &[], command())]);
+        sim.now = Timestamp::from_second(100 * DAY).unwrap();
+        sim.schedule().hosted("a.1").ended("a.1", Exit::UnixSignal { signal: 9 });
+        sim.now = Timestamp::from_second(sim.now.as_second() + 1 + days * DAY).unwrap();
+        let deadline = super::next_deadline(&sim.world, sim.now);
+        assert_eq!(deadline.is_some(), !starts, "{days} days: {deadline:?}");
+        sim.schedule();
+        assert_eq!(matches!(sim.state("a"), StageState::Running { .. }), starts, "{days} days: {:?}", sim.state("a"));
+    }
+}
+
+#[test]
+fn a_process_of_another_boot_is_lost_and_one_that_is_unclear_is_left_alone() {
+    let mut sim = Sim::new(vec![spec("a", &[], command())]);
+    sim.schedule().hosted("a.1");
+    let recorded = sim.world.run.as_ref().unwrap().sessions.values().next().unwrap().host().unwrap().boot_id.clone();
+    let observed = |boot_id: &str| super::Observed { boot_id: boot_id.to_owned(), ended: Vec::new() };
+    // Neither seen alive nor seen dead.
+    assert_eq!(super::recover(&sim.world, &observed(&recorded)), Vec::new());
+    let events = super::recover(&sim.world, &observed("another boot"));
+    let lost = Event::SessionEnded { session: SessionId::new("a.1").unwrap(), exit: Exit::Lost };
+    assert_eq!(events, vec![lost.clone()]);
+    sim.send(lost);
+    let run = sim.world.run.as_ref().unwrap();
+    assert!(matches!(run.stages[&id("a")].state, StageState::Ready { retry_at: Some(_) }));
+    sim.now = Timestamp::from_second(sim.now.as_second() + 3600).unwrap();
+    sim.schedule();
+    let folder = &sim.world.run.as_ref().unwrap().sessions[&SessionId::new("a.2").unwrap()].worktree;
+    assert_eq!(folder, "a.2", "what may still run keeps its folder to itself");
+}
+
+#[test]
 fn nothing_lands_with_a_failed_check_or_without_evidence() {
     let mut sim = Sim::new(vec![spec("a", &[], command())]);
     sim.until_verifying("a");

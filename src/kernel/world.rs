@@ -144,6 +144,8 @@ pub struct Stage {
     pub lists: Lists,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
+    /// When the pause before the next attempt began, by the clock of then.
+    pub paused_at: Option<Timestamp>,
 }
 
 impl Stage {
@@ -172,6 +174,7 @@ impl Stage {
             lists: Lists::default(),
             started_at: None,
             ended_at: None,
+            paused_at: None,
             spec,
         }
     }
@@ -191,6 +194,7 @@ impl Stage {
             }
             StageChange::Paused { why, retry_at, resumes } => {
                 self.paused = Some(why.clone());
+                self.paused_at = Some(at);
                 self.handoffs += u32::from(!resumes);
                 self.state = StageState::Ready { retry_at: *retry_at };
             }
@@ -204,7 +208,7 @@ impl Stage {
             StageChange::ProofStarted { tip } => self.set_phase(Phase::Proving { tip: tip.clone() }),
             StageChange::Requeued => self.set_phase(Phase::Queued),
             StageChange::Returned { failure } => self.return_to_session(failure),
-            StageChange::Failed { failure, retry_at } => self.fail(failure, *retry_at),
+            StageChange::Failed { failure, retry_at } => self.fail(failure, *retry_at, at),
             StageChange::Proven { tip, landing, tree, checks, judges, changes_nothing } => {
                 self.checks.clone_from(checks);
                 self.judges.clone_from(judges);
@@ -290,7 +294,17 @@ impl Stage {
         }
     }
 
-    fn fail(&mut self, failure: &Failure, retry_at: Option<Timestamp>) {
+    /// When the stage may start, if it waits for that. A pause that began in what is now the
+    /// future is over: the clock was set back, and nobody knows how long it has been.
+    pub fn pause_ends(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.state {
+            StageState::Ready { retry_at: Some(at) } if self.paused_at.is_none_or(|began| began <= now) => Some(at),
+            _ => None,
+        }
+    }
+
+    fn fail(&mut self, failure: &Failure, retry_at: Option<Timestamp>, at: Timestamp) {
+        self.paused_at = Some(at);
         self.remember(failure);
         if retry_at.is_some() {
             self.crashes += 1;

@@ -1,5 +1,6 @@
 //! Layer 0: values. No I/O, no clock, no threads.
 
+pub mod anchor;
 pub mod check;
 pub mod effect;
 pub mod event;

@@ -45,6 +45,25 @@ fn origin(written: &Written) -> String {
     }
 }
 
+/// How a view is, compared with what would be written now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    Right,
+    Missing,
+    /// Not what the world says: edited by hand, or older than the last record.
+    Edited,
+}
+
+/// Compares the view of one stage with the world.
+pub fn shape(layout: &Layout, run: &Run, id: &StageId) -> Shape {
+    let Some(stage) = run.stages.get(id) else { return Shape::Right };
+    match fs_err::read(layout.stage_view(id)) {
+        Ok(bytes) if bytes == stage_view(run, stage).as_bytes() => Shape::Right,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Shape::Missing,
+        _ => Shape::Edited,
+    }
+}
+
 fn stage_view(run: &Run, stage: &Stage) -> String {
     let spec = &stage.spec;
     let mut out = String::from("---\n");

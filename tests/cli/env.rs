@@ -440,6 +440,11 @@ pub(crate) fn kill(pid: u32) {
 
 impl Drop for Env {
     fn drop(&mut self) {
+        // See tests/compat/README.md.
+        if let Ok(dir) = std::env::var("LOOM_KEEP_JOURNALS") {
+            let name = std::thread::current().name().unwrap_or("test").replace("::", ".");
+            let _ = fs::copy(self.repo.join(".work/journal.jsonl"), Path::new(&dir).join(format!("{name}.jsonl")));
+        }
         // A keeper may start a daemon, and a daemon a host, while they are being killed.
         for _ in 0..100 {
             let mut pids = self.pids("");

@@ -4,10 +4,14 @@
 #![expect(clippy::print_stdout, reason = "a long test says what it did")]
 
 mod bad_input;
+mod by_hand;
 mod chaos;
 mod cheats;
+mod doctor;
 mod env;
+mod history;
 mod host;
+mod keeps;
 mod landing;
 mod operator;
 mod output;

@@ -93,7 +93,7 @@ fn uncommitted_work_is_a_failed_attempt_and_comes_back_as_a_branch() {
     assert_eq!(env.git(&["show", "rescued/a-1:left.txt"]), "precious");
     assert!(!env.repo.join("left.txt").exists(), "no tree is touched");
     let list = env.loom(&["undo", "--list", "--json"]).ok().json();
-    assert_eq!(list[0]["id"], "a/1");
+    assert_eq!(list["rescues"][0]["id"], "a/1");
     env.loom(&["undo", "a/9"]).ends(1).has("nothing put aside as `a/9`");
 }
 

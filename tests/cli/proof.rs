@@ -203,7 +203,7 @@ fn init_with_clean_puts_the_open_plans_work_aside() {
     env.loom(&["init", "--clean", "doc/plans/next.md"]).ok();
     assert_eq!(env.git(&["branch", "--list", "loom/a", "loom/keep"]), "");
     assert!(!env.repo.join(".worktrees/a").exists());
-    env.loom(&["undo", "--list"]).ok().has("a/1").has("a/2");
+    env.loom(&["undo", "--list"]).ok().has("a/1").has("Uncommitted work of stage a");
     env.finish();
     assert_eq!(env.state(), "z merged");
     assert_eq!((env.read("z.txt"), env.read("keep.txt")), ("z\n".to_owned(), String::new()));

@@ -205,6 +205,7 @@ fn a_daemon_whose_state_folder_is_deleted_stops() {
     env.go("a.go");
     env.until("daemon and keeper are gone", || env.pids(" keeper").is_empty() && env.pids(" daemon").is_empty());
     assert!(fs::metadata(format!("/proc/{daemon}")).is_err());
+    // Nothing had landed: there is no history that could be missed.
     env.loom(&["status"]).ok().has("No plan yet");
     env.loom(&["run"]).ends(1).has("this project has no plan yet");
 }

@@ -1,9 +1,11 @@
 //! One file a command; this one only hands over.
 
 mod attach;
+mod audit;
 mod chaos;
 mod completions;
 mod demo;
+mod doctor;
 mod handoff;
 mod init;
 mod plan;
@@ -43,6 +45,8 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Verify(args) => verify::run(&place()?, &args),
         Command::Plan(verb) => plan::run(verb),
         Command::Sessions(verb) => sessions::run(&place()?, verb),
+        Command::Audit(args) => audit::run(&place()?, &args),
+        Command::Doctor(args) => doctor::run(&place()?, &args),
         Command::Undo(args) => undo::run(&place()?, &args),
         Command::Demo(args) => demo::run(&args),
         Command::Chaos(args) => chaos::run(&args),

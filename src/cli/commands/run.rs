@@ -49,7 +49,10 @@ pub fn run(place: &Place, args: &Run) -> Result<u8, Failure> {
 
 /// What can be known before anything is started.
 fn preflight(place: &Place, args: &Run) -> Result<(), Failure> {
-    let read = ReadOnly::open(&place.layout)?;
+    let read = ReadOnly::checked(&place.layout, &place.git)?;
+    if let Some(trouble) = read.trouble {
+        return Err(BootError::from(trouble).into());
+    }
     let Some(run) = &read.world.run else { return Err(BootError::NoPlan.into()) };
     if let Some(stage) = args.stage.as_ref().filter(|stage| !run.stages.contains_key(stage)) {
         return Err(unknown_stage(run, stage.as_str()).into());
