@@ -38,7 +38,9 @@ impl Git {
         match saved {
             Ok(saved) => {
                 discard(layout, &dir, folder)?;
-                Ok(saved)
+                // Git prunes no entry that a `git worktree add` which was killed has left locked.
+                let forgotten = self.forget_worktree(stage, &dir)?;
+                Ok(saved.or(forgotten))
             }
             Err(error) => {
                 tracing::warn!("{} is kept as it is: {error}", dir.display());
