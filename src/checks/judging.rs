@@ -8,7 +8,6 @@
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use super::weakened;
-use crate::model::check::Check;
 use crate::model::judge::{Change, Touched};
 
 /// The content of a changed file, before and after.
@@ -22,7 +21,8 @@ pub struct Judges {
     /// `files:` of the stage, relative to the top of the tree: what its author named without a
     /// wildcard, the stage may add and change.
     pub files: Vec<String>,
-    pub checks: Vec<Check>,
+    /// The commands that decide about the stage.
+    pub commands: Vec<String>,
     /// Where the checks' relative paths start.
     pub working_dir: String,
     /// The plan file, where it is in the tree.
@@ -154,7 +154,7 @@ const LOCKS: &[&str] = &[
 pub fn touched(changes: &[Change], text: &Texts<'_>, judges: &Judges) -> Vec<Touched> {
     let protected = globs(&judges.protected);
     let files = globs(&judges.files);
-    let run = run_by_checks(&judges.checks, &judges.working_dir);
+    let run = run_by_checks(&judges.commands, &judges.working_dir);
     let mut out = Vec::new();
     for change in changes {
         let is_named = judges.files.contains(&change.path) && change.new.is_some();
@@ -411,14 +411,14 @@ fn executed(change: &Change, run: &[String], files: &GlobSet) -> Option<String> 
 
 /// The paths of the tree that the checks' commands execute: called by path, or handed to what
 /// interprets or runs them. What a command only reads does not judge.
-fn run_by_checks(checks: &[Check], working_dir: &str) -> Vec<String> {
+fn run_by_checks(commands: &[String], working_dir: &str) -> Vec<String> {
     const RUNNERS: [&str; 20] = [
         "sh", "bash", "dash", "zsh", "source", ".", "python", "python3", "node", "ruby", "perl", "php", "deno", "bun",
         "tsx", "make", "bats", "pytest", "jest", "vitest",
     ];
     let mut found = Vec::new();
-    for check in checks {
-        for simple in check.command.split(['\n', ';', '|', '&', '(', ')', '{', '}']) {
+    for command in commands {
+        for simple in command.split(['\n', ';', '|', '&', '(', ')', '{', '}']) {
             let words = shlex::split(simple).unwrap_or_else(|| simple.split_whitespace().map(str::to_owned).collect());
             let is_prefix = |word: &String| {
                 word.contains('=')
@@ -532,7 +532,7 @@ mod tests {
         let judges = Judges {
             protected: vec!["schema/**".to_owned()],
             files: vec!["Makefile".to_owned(), "src/**".to_owned(), "tests/a.rs".to_owned()],
-            checks: vec![Check::command("sh tools/check.sh && test -s doc/a.md"), Check::command("X=1 ./src/run.sh a")],
+            commands: vec!["sh tools/check.sh && test -s doc/a.md".to_owned(), "X=1 ./src/run.sh a".to_owned()],
             working_dir: ".".to_owned(),
             plan: Some("doc/plans/p.md".to_owned()),
         };

@@ -4,8 +4,10 @@
 mod counts;
 mod environment;
 mod evidence;
+mod inspect;
 mod judging;
 mod runner;
+mod stubs;
 mod verdict;
 mod weakened;
 
@@ -13,10 +15,11 @@ use std::path::{Path, PathBuf};
 
 pub use environment::Operator;
 pub use evidence::{Bundle, Claim};
+pub use inspect::Tree;
 pub use judging::{Judges, touched};
 pub use runner::main;
 
-use crate::model::check::Check;
+use crate::model::check::{Check, Criteria};
 use crate::model::stage::CheckResult;
 
 /// Why checks could not be run at all; says nothing about the work.
@@ -37,18 +40,35 @@ pub struct Place<'a> {
     pub environment: Vec<(String, String)>,
 }
 
-/// Runs `checks` one after the other, all of them, and judges each.
-pub fn run_all(checks: &[Check], place: &Place) -> Result<Vec<CheckResult>, CheckError> {
-    let commands: Vec<verdict::Command> = checks.iter().map(verdict::Command::of).collect();
-    if commands.is_empty() {
-        return Ok(Vec::new());
+/// What decides about a stage.
+#[derive(Debug)]
+pub struct Suite<'a> {
+    pub checks: &'a [Check],
+    pub criteria: &'a Criteria,
+}
+
+impl Suite<'_> {
+    fn commands(&self) -> Vec<verdict::Command> {
+        let after = self.criteria.after.iter();
+        let wiring = self.criteria.wiring_tests.iter().map(|test| &test.check);
+        let plain = self.checks.iter().chain(after).chain(wiring).map(verdict::Command::of);
+        plain.chain(self.criteria.dead_code.iter().map(verdict::Command::of_dead_code)).collect()
     }
-    let order = runner::Order {
-        cwd: place.cwd.to_path_buf(),
-        environment: place.environment.clone(),
-        commands,
-        evidence: place.evidence.clone(),
-        work: place.work.to_path_buf(),
-    };
-    Ok(runner::run(&order)?)
+}
+
+/// Runs the commands one after the other, then looks at `tree`; judges all of it.
+pub fn run_all(suite: &Suite, place: &Place, tree: &Tree) -> Result<Vec<CheckResult>, CheckError> {
+    let commands = suite.commands();
+    let mut results = Vec::new();
+    if !commands.is_empty() {
+        results = runner::run(&runner::Order {
+            cwd: place.cwd.to_path_buf(),
+            environment: place.environment.clone(),
+            commands,
+            evidence: place.evidence.clone(),
+            work: place.work.to_path_buf(),
+        })?;
+    }
+    results.extend(inspect::look(suite.criteria, tree));
+    Ok(results)
 }

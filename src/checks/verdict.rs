@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counts;
 use crate::base::text::{printable, tail};
-use crate::model::check::Check;
+use crate::model::check::{Check, DeadCode};
 use crate::model::limits::{CHECK_FAILURES_MAX, CHECK_OUTPUT_BYTES_MAX, CHECK_TAIL_BYTES_MAX, CHECK_TIMEOUT};
 use crate::model::session::Exit;
 use crate::model::stage::CheckResult;
@@ -36,6 +36,21 @@ impl Command {
             failure_patterns: Vec::new(),
         }
     }
+
+    /// A tool that names dead code: its lines count, and its exit status only when it did not run.
+    pub(super) fn of_dead_code(dead: &DeadCode) -> Command {
+        Command {
+            fail_patterns: dead.fail_patterns.clone(),
+            ignore_patterns: dead.ignore_patterns.clone(),
+            ..Command::of(&Check::command(dead.command.clone()))
+        }
+    }
+
+    /// Whether an exit status other than the wanted one says that it did not do its work.
+    fn fails_by(&self, code: i32) -> bool {
+        let did_not_run = matches!(code, 126 | 127);
+        code != self.check.exit_code && (self.fail_patterns.is_empty() || did_not_run)
+    }
 }
 
 /// What one run of a command did.
@@ -56,7 +71,7 @@ pub(super) fn judge(command: &Command, ran: &Ran) -> CheckResult {
     let (stdout, stderr) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     let both = if stderr.is_empty() { stdout.clone().into_owned() } else { format!("{stdout}{stderr}") };
     let said = counts::read(&both);
-    let why = unmet(&command.check, ran, &stdout, &stderr)
+    let why = unmet(command, ran, &stdout, &stderr)
         .or_else(|| counts::objection(&command.check.command, &said).filter(|_| command.check.exit_code == 0))
         .or_else(|| forbidden_line(command, &both));
     let failures = if why.is_some() { failures(command, &both) } else { Vec::new() };
@@ -80,12 +95,13 @@ pub(super) fn judge(command: &Command, ran: &Ran) -> CheckResult {
     }
 }
 
-fn unmet(check: &Check, ran: &Ran, stdout: &str, stderr: &str) -> Option<String> {
+fn unmet(command: &Command, ran: &Ran, stdout: &str, stderr: &str) -> Option<String> {
+    let check = &command.check;
     if ran.overflowed {
         return Some(format!("it printed more than {} MiB and was ended", CHECK_OUTPUT_BYTES_MAX >> 20));
     }
     match ran.exit {
-        Exit::Code { code } if code == check.exit_code => {}
+        Exit::Code { code } if !command.fails_by(code) => {}
         Exit::Code { code: 127 } => {
             return Some("exit status 127: a program it calls is not installed or not on PATH".to_owned());
         }

@@ -1,9 +1,10 @@
 //! Effects of proof and landing.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::base::layout::Layout;
-use crate::checks::{self, Bundle, Claim, Judges, Place};
+use crate::checks::{self, Bundle, Claim, Judges, Place, Suite, Tree};
 use crate::daemon::executor::{Context, plan_name};
 use crate::git::{Commit, Followed, Git, GitError, Merged, Own};
 use crate::model::effect::Prove;
@@ -69,14 +70,14 @@ fn run_proof(context: &Context, prove: &Prove, left: &mut Left) -> Result<Proof,
     });
     let commit = commit?;
     checkout.map_err(|_| "the proof checkout broke off".to_owned())?.map_err(text)?;
-    let checks = run_checks(context, &own, prove, &landing.tree, &commit, left)?;
+    let checks = run_checks(context, &git, &own, prove, (&landing.tree, &commit), left)?;
     let is_green = checks.iter().all(|check| check.passed);
     let alone = if is_green || is_on_top {
         AloneVerdict::SameTree
     } else {
         let own_tree = git.tree_of(&prove.commit).map_err(text)?;
         own.check_out(&own_tree).map_err(text)?;
-        let results = run_checks(context, &own, prove, &own_tree, &prove.commit, left)?;
+        let results = run_checks(context, &git, &own, prove, (&own_tree, &prove.commit), left)?;
         if results.iter().all(|check| check.passed) { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails }
     };
     left.kept = Some(own.record_kept().map_err(text)?);
@@ -121,13 +122,19 @@ impl<'a> Landing<'a> {
     }
 }
 
+/// Every command that decides about the work.
+fn commands(prove: &Prove) -> Vec<String> {
+    let checks = prove.checks.iter().map(|check| check.command.clone());
+    checks.chain(prove.criteria.commands().map(str::to_owned)).collect()
+}
+
 /// Files that judge, as far as landing `tree` would change them on the plan branch.
 fn touched(git: &Git, prove: &Prove, tree: &Oid) -> Result<Vec<Touched>, GitError> {
     let changes = git.changes(&prove.tip, tree)?;
     let judges = Judges {
         protected: prove.protected.clone(),
         files: prove.files.clone(),
-        checks: prove.checks.clone(),
+        commands: commands(prove),
         working_dir: prove.working_dir.clone(),
         plan: Some(prove.plan_path.clone()),
     };
@@ -144,13 +151,19 @@ pub(super) fn evidence_folder(layout: &Layout, of: &str, commit: &Oid) -> PathBu
     (1..).map(|n| dir.join(n.to_string())).find(|dir| !dir.exists()).unwrap_or(dir)
 }
 
+/// The files that differ from the commit `base`, and are there.
+pub(super) fn touched_paths(git: &Git, base: &Oid, tree: &Oid) -> Result<BTreeSet<String>, GitError> {
+    let changes = git.changes(base, tree)?;
+    Ok(changes.list.into_iter().filter(|change| change.new.is_some()).map(|change| change.path).collect())
+}
+
 /// Runs the checks in the proof checkout, which holds the tree of `commit`.
 fn run_checks(
     context: &Context,
+    git: &Git,
     own: &Own,
     prove: &Prove,
-    tree: &Oid,
-    commit: &Oid,
+    (tree, commit): (&Oid, &Oid),
     left: &mut Left,
 ) -> Result<Vec<CheckResult>, String> {
     own.show_head(commit).map_err(|error| error.to_string())?;
@@ -165,7 +178,11 @@ fn run_checks(
         return Err(format!("the working_dir `{}` is not in the tree", prove.working_dir));
     }
     let place = Place { cwd: &cwd, work: &context.layout.work, evidence, environment };
-    let results = checks::run_all(&prove.checks, &place).map_err(|error| error.to_string())?;
+    let suite = Suite { checks: &prove.checks, criteria: &prove.criteria };
+    let files = own.files().map_err(|error| error.to_string())?;
+    let touched = touched_paths(git, &prove.base, tree).map_err(|error| error.to_string())?;
+    let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &prove.working_dir };
+    let results = checks::run_all(&suite, &place, &looked).map_err(|error| error.to_string())?;
     let claim = Claim {
         plan_path: prove.plan_path.clone(),
         plan_sha256: prove.plan_sha256.clone(),

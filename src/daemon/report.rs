@@ -108,7 +108,7 @@ fn row(run: &Run, stage: &Stage, now: Timestamp) -> StageRow {
         checks: ChecksRow {
             passed: stage.checks.iter().filter(|check| check.passed).count(),
             failed: stage.checks.iter().filter(|check| !check.passed).count(),
-            total: spec.checks.len() + run.plan.acceptance.len(),
+            total: run.required(spec).len(),
         },
         next: next_step(run, stage),
     }

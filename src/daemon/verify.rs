@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::base::layout::Layout;
 use crate::base::text::sha256;
-use crate::checks::{self, Bundle, Claim, Operator, Place};
-use crate::daemon::land::evidence_folder;
+use crate::checks::{self, Bundle, Claim, Operator, Place, Suite, Tree};
+use crate::daemon::land::{evidence_folder, touched_paths};
 use crate::git::{Git, Merged, Own};
 use crate::kernel::world::{Run, Stage};
 use crate::model::ids::Oid;
@@ -77,7 +77,11 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
         evidence: evidence_folder(layout, id.as_str(), &submitted),
         environment: operator.prepare(&own.home)?,
     };
-    let results = checks::run_all(&run.checks_of(&stage.spec), &place)?;
+    let all = run.checks_of(&stage.spec);
+    let suite = Suite { checks: &all, criteria: &stage.spec.criteria };
+    let (files, touched) = (own.files()?, touched_paths(git, &base, &tree)?);
+    let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &stage.spec.working_dir };
+    let results = checks::run_all(&suite, &place, &looked)?;
     let claim = Claim {
         plan_path: run.source.path.clone(),
         plan_sha256: run.source.sha256.clone(),

@@ -176,6 +176,12 @@ impl Own {
         Ok(())
     }
 
+    /// The files of the tree that is checked out, from its top.
+    pub fn files(&self) -> Result<Vec<String>, GitError> {
+        let index = git2::Index::open(&self.index)?;
+        Ok(index.iter().map(|entry| String::from_utf8_lossy(&entry.path).into_owned()).collect())
+    }
+
     /// Lets git commands of the checks see `commit` as `HEAD`, through a repository of
     /// their own that Loom never reads.
     pub fn show_head(&self, commit: &Oid) -> Result<(), GitError> {

@@ -96,9 +96,9 @@ fn check_stage(run: &Run, stage: &Stage, change: &StageChange, ended: &[&Session
             if let Some(check) = checks.iter().find(|check| !check.passed) {
                 return Err(violation("R2", format!("stage `{id}` has the failed check `{}`", check.command)));
             }
-            let required = run.checks_of(&stage.spec);
-            if let Some(missing) = required.iter().find(|want| !checks.iter().any(|got| got.command == want.command)) {
-                return Err(violation("R18", format!("stage `{id}` was not judged by `{}`", missing.command)));
+            let required = run.required(&stage.spec);
+            if let Some(missing) = required.iter().find(|want| !checks.iter().any(|got| got.command == **want)) {
+                return Err(violation("R18", format!("stage `{id}` was not judged by {missing}")));
             }
         }
         StageChange::Landed { landed } => match &stage.state {

@@ -605,6 +605,11 @@ impl Run {
     pub fn checks_of(&self, spec: &StageSpec) -> Vec<Check> {
         spec.checks.iter().chain(&self.plan.acceptance).cloned().collect()
     }
+    /// The names of all results that a verdict about a stage has.
+    pub fn required(&self, spec: &StageSpec) -> Vec<String> {
+        let commands = spec.checks.iter().chain(&self.plan.acceptance).map(|check| check.command.clone());
+        commands.chain(spec.criteria.commands().map(str::to_owned)).chain(spec.criteria.labels()).collect()
+    }
     /// Sessions whose process may still run.
     pub fn live_sessions(&self) -> impl Iterator<Item = &Session> {
         self.sessions.values().filter(|session| !session.is_over())

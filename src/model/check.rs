@@ -74,6 +74,19 @@ impl Criteria {
     pub fn is_empty(&self) -> bool {
         *self == Criteria::default()
     }
+    /// Names of the results of what is looked at and not run: artifacts, wiring, the regression test.
+    pub fn labels(&self) -> Vec<String> {
+        let artifacts = self.artifacts.iter().map(|glob| format!("artifact `{glob}`"));
+        let wiring = self.wiring.iter().map(|wiring| format!("wiring `{}` in `{}`", wiring.pattern, wiring.source));
+        let test = self.regression_test.iter().map(|test| format!("regression test `{}`", test.file));
+        artifacts.chain(wiring).chain(test).collect()
+    }
+    /// The commands among them, in the order in which they run.
+    pub fn commands(&self) -> impl Iterator<Item = &str> {
+        let after = self.after.iter().map(|check| check.command.as_str());
+        let wiring = self.wiring_tests.iter().map(|test| test.check.command.as_str());
+        after.chain(wiring).chain(self.dead_code.iter().map(|dead| dead.command.as_str()))
+    }
 }
 
 /// A connection between parts: `pattern` is found in at least one file of `source`.

@@ -72,6 +72,8 @@ pub struct Prove {
     /// Where the stage's branch started.
     pub base: Oid,
     pub checks: Vec<Check>,
+    /// What else proves the stage.
+    pub criteria: super::check::Criteria,
     pub working_dir: String,
     /// Commit message of the landing.
     pub message: String,

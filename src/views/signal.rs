@@ -49,6 +49,9 @@ fn signal(layout: &Layout, run: &Run, stage: &Stage, session: &SessionId) -> Str
         let about = check.description.map(|about| format!(" ({about})")).unwrap_or_default();
         let _ = writeln!(out, "- `{}`{about}", check.command);
     }
+    for criterion in spec.criteria.commands().map(|command| format!("`{command}`")).chain(spec.criteria.labels()) {
+        let _ = writeln!(out, "- {criterion}");
+    }
     push_dependencies(&mut out, run, stage);
     if let Some(note) = &stage.note {
         let _ = writeln!(out, "\n## A person says\n\n{note}");

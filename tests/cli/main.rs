@@ -7,6 +7,7 @@ mod bad_input;
 mod by_hand;
 mod chaos;
 mod cheats;
+mod criteria;
 mod doctor;
 mod env;
 mod history;
