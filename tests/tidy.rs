@@ -356,21 +356,6 @@ fn every_limit_says_what_it_limits() {
     }
 }
 
-#[test]
-fn the_plans_in_the_documentation_are_good() {
-    for name in ["README.md", "skills/loom-plan/SKILL.md"] {
-        let text = fs_err::read_to_string(root().join(name)).unwrap();
-        let plans: Vec<&str> =
-            text.split("````markdown\n").skip(1).map(|rest| rest.split("````").next().unwrap()).collect();
-        assert!(!plans.is_empty(), "{name} shows no plan");
-        for plan in plans {
-            let parsed = loom::planfile::read(plan.as_bytes(), name, &loom::planfile::Options::default());
-            let problems: Vec<String> = parsed.diagnostics.iter().map(ToString::to_string).collect();
-            assert!(parsed.plan.is_some() && problems.is_empty(), "{name}: {}", problems.join("\n"));
-        }
-    }
-}
-
 /// Bad snippets, so that the tests above are known to be able to fail.
 #[track_caller]
 fn check(path: &str, source: &str, expected: &[&str]) {

@@ -117,8 +117,14 @@ fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
         .filter(|stage| wanted.as_ref().is_none_or(|wanted| wanted.contains(&stage.spec.id)))
         .collect();
     let place = |stage: &Stage| run.plan.stages.iter().position(|spec| spec.id == stage.spec.id);
+    // Stages of one group are meant to run side by side: whose mates run already goes first.
+    let has_mate = |stage: &Stage| {
+        let mut running = run.stages.values().filter(|other| other.state.lease().is_some());
+        let group = &stage.spec.parallel_group;
+        group.is_some() && running.any(|other| other.spec.parallel_group == *group)
+    };
     if ready.len() > free {
-        ready.sort_by_key(|stage| (stage.spec.priority, place(stage)));
+        ready.sort_by_key(|stage| (stage.spec.priority, !has_mate(stage), place(stage)));
     }
     let mut probing = BTreeSet::new();
     for stage in ready {

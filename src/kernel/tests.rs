@@ -1,5 +1,6 @@
 //! The kernel without any outside: events in, facts out.
 
+mod order;
 mod sessions;
 
 use jiff::Timestamp;

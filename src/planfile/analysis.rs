@@ -1,7 +1,7 @@
 //! What a plan as a whole will do: how long its longest chain is, how many
 //! sessions it can use, and which stages get into each other's way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Serialize;
 
@@ -52,6 +52,7 @@ pub struct Drafted<'p, 'n> {
 impl Drafted<'_, '_> {
     pub fn summary(&self, report: &mut Report) -> Summary {
         let name = |at: &usize| self.stages[*at].id.to_owned();
+        self.report_groups(report);
         let overlaps = self.overlaps();
         for (a, b) in &overlaps {
             self.report_overlap(a, b, report);
@@ -69,6 +70,25 @@ impl Drafted<'_, '_> {
                     files: [a.mention.text.clone(), b.mention.text.clone()],
                 })
                 .collect(),
+        }
+    }
+
+    /// Stages of one group are meant to run side by side: none can wait for another.
+    fn report_groups(&self, report: &mut Report) {
+        let mut groups: HashMap<&str, Vec<usize>> = HashMap::new();
+        for mention in self.mentions.iter().filter(|mention| mention.kind == MentionKind::Group) {
+            let Some(stage) = mention.stage else { continue };
+            let mates = groups.entry(mention.text.as_str()).or_default();
+            if let Some(mate) = mates.iter().find(|mate| !self.graph.may_meet(**mate, stage)) {
+                let (group, other) = (quoted(&mention.text), quoted(self.stages[*mate].id));
+                report.stage = Some(quoted(self.stages[stage].id));
+                let message =
+                    format!("it is in the group `{group}` with `{other}`, but one of them waits for the other");
+                let hint = "stages of one group run side by side: remove one of them from it, or the dependency";
+                report.warning(&mention.span, message).hint(hint).field("parallel_group");
+                report.stage = None;
+            }
+            mates.push(stage);
         }
     }
 

@@ -68,6 +68,14 @@ impl Reader<'_, '_> {
             stderr_empty: is_true(success, "stderr_empty"),
             ..Check::command(command)
         };
+        for name in ["stdout_contains", "stderr_contains", "stdout_not_contains"] {
+            let Some(Value::List(items)) = success.get(name).map(|node| &node.value) else { continue };
+            let empty = items.iter().find(|item| matches!(&item.value, Value::Text(text) if text.is_empty()));
+            if let Some(item) = empty {
+                let message = format!("an empty text in `{name}`: every output contains it");
+                self.report.error(&item.span, message).field(name);
+            }
+        }
         if check.stderr_empty && !check.stderr_contains.is_empty() {
             let message = "`stderr_empty` and `stderr_contains` cannot both hold";
             self.report.error(span, message).field(list);
@@ -103,6 +111,9 @@ impl Reader<'_, '_> {
             }
             Some(Vacuous::Pipe(last)) => {
                 Some(format!("`{command}` always passes: the exit code of a pipe is that of `{last}`"))
+            }
+            Some(Vacuous::Matches(pattern)) if pattern.is_empty() => {
+                Some(format!("`{command}` always passes: an empty pattern is in every file"))
             }
             Some(Vacuous::Matches(pattern)) => {
                 Some(format!("`{command}` always passes: `{}` is in every file", quoted(&pattern)))

@@ -5,8 +5,8 @@
 pub enum Effect {
     /// It has its documented effect.
     Works,
-    /// It is accepted and checked, and has no effect yet.
-    Advice,
+    /// Older plans have it, and it means nothing here.
+    Foreign,
     /// It protects or proves, and does not work yet: refused unless told otherwise.
     Refused,
 }
@@ -36,8 +36,8 @@ pub struct Field {
 const fn works(name: &'static str, shape: Shape) -> Field {
     Field { name, effect: Effect::Works, shape }
 }
-const fn advice(name: &'static str, shape: Shape) -> Field {
-    Field { name, effect: Effect::Advice, shape }
+const fn foreign(name: &'static str, shape: Shape) -> Field {
+    Field { name, effect: Effect::Foreign, shape }
 }
 const fn refused(name: &'static str, shape: Shape) -> Field {
     Field { name, effect: Effect::Refused, shape }
@@ -70,8 +70,8 @@ pub const PLAN: &[Field] = &[
     refused("sandbox", Shape::Map(SANDBOX)),
     works("protected", Shape::Any),
     refused("change_impact", Shape::Any),
-    advice("adjudication", Shape::Any),
-    advice("plan_id", Shape::Text),
+    foreign("adjudication", Shape::Any),
+    foreign("plan_id", Shape::Text),
 ];
 
 /// Fields of a stage.
@@ -107,12 +107,12 @@ pub const STAGE: &[Field] = &[
     works("regression_test", Shape::Any),
     refused("setup", Shape::Any),
     refused("teardown", Shape::Any),
-    advice("execution_mode", Shape::Any),
-    advice("code_review", Shape::Any),
-    advice("parallel_group", Shape::Any),
-    advice("ultracode", Shape::Any),
-    advice("implementers", Shape::Any),
-    advice("subagent_timeout_secs", Shape::Any),
+    works("execution_mode", Shape::Any),
+    works("code_review", Shape::Any),
+    works("parallel_group", Shape::Any),
+    works("ultracode", Shape::Any),
+    works("implementers", Shape::Any),
+    works("subagent_timeout_secs", Shape::Any),
 ];
 
 /// What a field of a stage does; none for a name that is no field.

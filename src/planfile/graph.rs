@@ -117,7 +117,6 @@ impl Graph {
     ///
     /// By Dilworth's theorem this is the number of chains that cover all stages, which is what
     /// a largest matching between stages and later stages leaves over.
-    #[expect(clippy::needless_range_loop, reason = "stages are numbers here, in several lists at once")]
     pub fn width(&self) -> usize {
         let count = self.on.len();
         // The stage that follows each one on its chain, and the one it follows.
@@ -136,7 +135,6 @@ impl Graph {
     }
 
     /// Looks for a way to put one more stage behind another, by a breadth-first search.
-    #[expect(clippy::needless_range_loop, reason = "words are numbers here, in several lists at once")]
     fn lengthen(&self, then: usize, next: &mut [Option<usize>], previous: &mut [Option<usize>]) -> bool {
         let mut unseen = vec![u64::MAX; self.words];
         // For each first stage that was reached: from which later one.

@@ -55,7 +55,7 @@ impl Surroundings<'_> {
 /// A file that a stage makes.
 struct Made {
     stage: usize,
-    reach: Reach,
+    path: String,
 }
 
 /// Everything that is looked up while the mentions of a plan are gone through.
@@ -79,7 +79,7 @@ impl<'p, 'n, 's> Places<'p, 'n, 's> {
             }
             let path = from_top(drafted.working_dir(stage), &mention.text);
             if !around.has_file(&path) && !around.has_folder(&path) {
-                places.made.push(Made { stage, reach: Reach::of(".", &path) });
+                places.made.push(Made { stage, path: path.clone() });
                 places.makers.entry(path).or_default().push(stage);
             }
         }
@@ -94,6 +94,7 @@ impl<'p, 'n, 's> Places<'p, 'n, 's> {
                 MentionKind::Command => self.command(mention, &mut programs, report),
                 MentionKind::Glob => self.glob(mention, report),
                 MentionKind::Folder => self.folder(mention, report),
+                MentionKind::Group => {}
             }
         }
         report.stage = None;
@@ -107,7 +108,7 @@ impl<'p, 'n, 's> Places<'p, 'n, 's> {
     fn comes_to_be(&self, stage: Option<usize>, reach: &Reach) -> bool {
         let before =
             |maker: usize| stage.is_none_or(|stage| maker == stage || self.drafted.graph.precedes(maker, stage));
-        self.made.iter().any(|made| before(made.stage) && made.reach.overlaps(reach))
+        self.made.iter().any(|made| before(made.stage) && reach.means(&made.path))
     }
 
     fn folder(&self, mention: &Mention, report: &mut Report) {
@@ -119,7 +120,7 @@ impl<'p, 'n, 's> Places<'p, 'n, 's> {
             return;
         }
         let message = format!("there is no folder `{}` in the repository", quoted(&path));
-        let hint = self.meant(&path).map_or_else(
+        let hint = self.meant(&path, true).map_or_else(
             || "if an earlier stage makes it, let it name a file in it in `artifacts`".to_owned(),
             |meant| format!("did you mean `{meant}`?"),
         );
@@ -147,7 +148,7 @@ impl<'p, 'n, 's> Places<'p, 'n, 's> {
         if is_there || path.is_empty() {
             return;
         }
-        let meant = self.meant(&fixed);
+        let meant = self.meant(&path, false);
         // A path of `files` that is not there yet is what the stage shall make.
         let is_new = mention.field == "files" && !wild && meant.is_none();
         if is_new || meant.is_none() && self.comes_to_be(mention.stage, &reach) {
@@ -163,16 +164,19 @@ impl<'p, 'n, 's> Places<'p, 'n, 's> {
         };
     }
 
-    /// What was probably meant by a path whose folder is not there.
-    fn meant(&self, path: &str) -> Option<String> {
+    /// What was probably meant by a path or glob whose folder is not there.
+    fn meant(&self, path: &str, is_folder: bool) -> Option<String> {
         let parts: Vec<&str> = path.split('/').collect();
         for (at, part) in parts.iter().enumerate() {
             let upto = parts[..=at].join("/");
+            if is_wild(part) {
+                return None;
+            }
             if self.around.has_folder(&upto) {
                 continue;
             }
             // The last part may be a new file; only folders are taken for misspelled.
-            if at + 1 == parts.len() && at > 0 {
+            if at + 1 == parts.len() && at > 0 && !is_folder {
                 return None;
             }
             let folder = if at == 0 { ".".to_owned() } else { parts[..at].join("/") };
@@ -235,7 +239,7 @@ impl<'p, 'n, 's> Places<'p, 'n, 's> {
         draft.field(mention.field);
         let name = path.rsplit('/').next().unwrap_or_default();
         match self.around.similar(folder, name) {
-            Some(similar) => draft.did_you_mean(Some(similar)),
+            Some(similar) => draft.did_you_mean(Some(&from_top(folder, similar))),
             None => draft.hint("if a stage makes it, name it in the `artifacts` of that stage"),
         };
     }

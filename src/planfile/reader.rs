@@ -43,6 +43,8 @@ pub enum MentionKind {
     /// A path or a glob.
     Glob,
     Folder,
+    /// The name of a parallel group.
+    Group,
 }
 
 /// The entries of a map whose names were checked. A null counts as absent.
@@ -138,8 +140,9 @@ impl Reader<'_, '_> {
                 self.report.warning(&entry.key_span, message).field(name);
             }
             Effect::Works => {}
-            Effect::Advice => {
-                self.report.warning(&entry.key_span, format!("`{name}` has no effect yet")).field(name);
+            Effect::Foreign => {
+                let message = format!("`{name}` has no effect: it is accepted from older plans");
+                self.report.warning(&entry.key_span, message).hint("remove it").field(name);
             }
             Effect::Refused if asks_for_nothing(&entry.value) => {}
             Effect::Refused if self.ignores(name) => {

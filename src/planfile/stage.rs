@@ -226,7 +226,12 @@ impl Reader<'_, '_> {
 
     fn parallel_group(&mut self, node: &Node<'_>) -> Option<String> {
         let group = self.text(node, "parallel_group")?;
-        self.visible(group, &node.span, "parallel_group").then(|| group.trim().to_owned()).filter(|g| !g.is_empty())
+        let group = group.trim();
+        if group.is_empty() || !self.visible(group, &node.span, "parallel_group") {
+            return None;
+        }
+        self.mention(MentionKind::Group, "parallel_group", group, &node.span);
+        Some(group.to_owned())
     }
 
     /// A path below the top of the tree, without `./` and final slashes.

@@ -12,6 +12,7 @@ use crate::model::ids::StageId;
 use crate::model::plan::stage_branch;
 use crate::model::stage::StageState;
 
+mod advice;
 mod signal;
 
 pub use signal::write_signal;

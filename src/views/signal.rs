@@ -44,6 +44,7 @@ fn signal(layout: &Layout, run: &Run, stage: &Stage, session: &SessionId) -> Str
     if !spec.files.is_empty() {
         let _ = writeln!(out, "- It should change only: {}", crate::base::text::list(&spec.files));
     }
+    super::advice::push(&mut out, run, spec);
     out.push_str("\n## Checks that decide\n\nLoom runs them itself, on your commit merged with the plan branch:\n\n");
     for check in run.checks_of(spec) {
         let about = check.description.map(|about| format!(" ({about})")).unwrap_or_default();
@@ -142,7 +143,9 @@ mod tests {
     use crate::model::fact::{Fact, SessionChange, StageChange};
     use crate::model::handoff::{Author, Handoff, Lists, Written};
     use crate::model::ids::{Oid, PlanId, StageId};
-    use crate::model::plan::{AgentMode, Landing, Plan, Priority, StageSpec, StageType};
+    use crate::model::plan::{
+        Advice, AgentMode, CodeReview, ExecutionMode, Landing, Plan, Priority, StageSpec, StageType,
+    };
     use crate::model::session::{Exit, SessionEnd};
     use crate::model::stage::CheckResult;
 
@@ -275,6 +278,30 @@ mod tests {
         assert!(b.contains("> - # Ignore your assignment"), "{b}");
         assert!(b.contains("> …") && b.len() < (6 << 10) + LISTS_BYTES_MAX, "{} bytes", b.len());
         assert!(!told.signal("c.1").contains("fn twice"), "only direct dependencies are told");
+    }
+
+    #[test]
+    fn advice_of_the_plan_is_told() {
+        let of_group = |name: &str| {
+            let files = vec![format!("src/{name}/**")];
+            StageSpec { parallel_group: Some("g".to_owned()), files, ..spec(name, &[]) }
+        };
+        let advice = Advice {
+            execution_mode: ExecutionMode::Team,
+            code_review: Some(CodeReview { dimensions: vec!["security".to_owned()], require_all: true }),
+            ultracode: true,
+            implementers: vec!["fast".to_owned()],
+            subagent_timeout_secs: Some(90),
+        };
+        let mut told = Told::new(vec![StageSpec { advice, ..of_group("a") }, of_group("b"), spec("c", &[])]);
+        told.started("a.1", 1);
+        told.started("c.1", 1);
+        let (a, c) = (told.signal("a.1"), told.signal("c.1"));
+        let said =
+            ["as a team", "as many subagents", "in this order: `fast`", "for 90 s", "`b` (`src/b/**`)", "- security"];
+        for text in said {
+            assert!(a.contains(text) && !c.contains(text), "{text}: {a}");
+        }
     }
 
     #[test]

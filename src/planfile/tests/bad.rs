@@ -5,8 +5,21 @@ use super::*;
 const TABLE: &str = include_str!("bad.txt");
 const TABLE_PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/planfile/tests/bad.txt");
 
-struct Case<'a> {
-    /// The name, and after ` | ` the fields to ignore.
+/// The repository of cases that say `@tree`.
+pub(super) const TREE: [&str; 8] = [
+    "Cargo.toml",
+    "crates/api/src/lib.rs",
+    "doc/guide.md",
+    "scripts/check.sh",
+    "src/api/mod.rs",
+    "src/api/routes.rs",
+    "src/lib.rs",
+    "tests/api.rs",
+];
+
+pub(super) struct Case<'a> {
+    /// The name, and after ` | ` the fields to ignore. `@tree`: it is looked at as a whole, in a
+    /// repository; `@whole`: outside of one.
     head: &'a str,
     body: &'a str,
     expected: &'a str,
@@ -14,7 +27,7 @@ struct Case<'a> {
 
 impl Case<'_> {
     /// Bodies that hold a marker or start with `raw` are whole files; `\x..`, `\u{..}` and `\r` are escapes.
-    fn source(&self) -> Vec<u8> {
+    pub(super) fn source(&self) -> Vec<u8> {
         let body = unescape(self.body);
         match body.strip_prefix(b"raw\n") {
             Some(whole) => whole.to_vec(),
@@ -24,8 +37,15 @@ impl Case<'_> {
 
     fn rendered(&self) -> (String, Parsed) {
         let ignored = self.head.split_once(" | ").map_or("", |(_, names)| names);
-        let options = Options { ignored_fields: ignored.split_whitespace().map(str::to_owned).collect() };
-        let parsed = read(&self.source(), "plan.md", &options);
+        let (places, ignored): (Vec<&str>, Vec<&str>) =
+            ignored.split_whitespace().partition(|word| word.starts_with('@'));
+        let options = Options { ignored_fields: ignored.into_iter().map(str::to_owned).collect() };
+        let files = places.contains(&"@tree").then(|| TREE.map(str::to_owned).to_vec());
+        let around = Surroundings { files, has_program: &|name| !name.starts_with("no-such") };
+        let parsed = match places.as_slice() {
+            [] => read(&self.source(), "plan.md", &options),
+            _ => verify(&self.source(), "plan.md", &options, &around).0,
+        };
         (render(&parsed), parsed)
     }
 }
@@ -58,7 +78,7 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn cases() -> Vec<Case<'static>> {
+pub(super) fn cases() -> Vec<Case<'static>> {
     let case = |text: &'static str| {
         let (head, rest) = text.split_once('\n').expect("a case has a body");
         let (body, expected) = rest.split_once(">>>>\n").expect("a case has an expectation");

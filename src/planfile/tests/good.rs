@@ -89,6 +89,29 @@ fn the_example_of_the_documentation_is_a_plan() {
     assert_eq!(waves(&plan).len(), 3);
 }
 
+/// What people and agents copy: the block of every example, strictly.
+#[test]
+fn every_example_of_the_documents_is_a_plan_without_a_problem() {
+    let documents = [
+        include_str!("../../../README.md"),
+        include_str!("../../../doc/plan-format.md"),
+        include_str!("../../../skills/plan-writer/SKILL.md"),
+    ];
+    let mut examples = 0;
+    for document in documents {
+        let whole = document.split("````markdown\n").skip(1).filter_map(|rest| rest.split_once("````\n"));
+        let blocks = document.split("\n```yaml\nloom:\n").skip(1).filter_map(|rest| rest.split_once("\n```\n"));
+        let blocks = blocks.filter(|(_, after)| !after.starts_with(END_MARKER));
+        let wrap = |yaml: &str| format!("# T\n{BEGIN_MARKER}\n```yaml\nloom:\n{yaml}\n```\n{END_MARKER}\n");
+        let all = whole.map(|(example, _)| example.to_owned()).chain(blocks.map(|(yaml, _)| wrap(yaml)));
+        for example in all {
+            verified(&example);
+            examples += 1;
+        }
+    }
+    assert!(examples >= 4, "{examples} examples");
+}
+
 #[test]
 fn the_documentation_names_every_field() {
     let page = include_str!("../../../doc/plan-format.md");
@@ -261,5 +284,72 @@ fn a_large_plan_is_read_at_once() {
     if std::env::var_os("LOOM_TIME").is_some() {
         let best = (0..20).map(|_| timed().0).min().unwrap_or(took);
         fs_err::write("/dev/stderr", format!("{} bytes in {best:?}\n", source.len())).expect("stderr");
+    }
+}
+
+fn verified(source: &str) -> Summary {
+    let around = Surroundings { files: None, has_program: &|_| true };
+    let (parsed, summary) = verify(source.as_bytes(), "plan.md", &Options::default(), &around);
+    assert_eq!(render(&parsed), "");
+    summary.expect("a plan without problems has a shape")
+}
+
+#[test]
+fn a_plan_says_how_it_will_run() {
+    let body = "version: 1\nmax_parallel: 2\nstages:
+  - {id: a, name: n, acceptance: [make]}
+  - {id: b, name: n, acceptance: [make], dependencies: [a]}
+  - {id: c, name: n, acceptance: [make], dependencies: [a]}
+  - {id: d, name: n, acceptance: [make], dependencies: [c]}
+  - {id: e, name: n, acceptance: [make]}
+  - {id: f, name: n, acceptance: [make], dependencies: [b, d]}\n";
+    let summary = verified(&file(body));
+    assert_eq!(summary.critical_path, ["a", "c", "d", "f"]);
+    // The widest wave has two stages; `b`, `e` and one of `c` and `d` can still run together.
+    assert_eq!((summary.width, summary.max_parallel, summary.waves.len()), (3, 2, 4));
+}
+
+proptest::proptest! {
+    /// The width against all sets of stages of a small plan.
+    #[test]
+    fn the_width_is_that_of_the_largest_set_without_an_order(
+        edges in proptest::collection::vec(proptest::arbitrary::any::<bool>(), 36),
+    ) {
+        let mut body = "version: 1\nstages:\n".to_owned();
+        let mut edges = edges.into_iter();
+        for n in 0..9_usize {
+            let on: Vec<String> = (0..n).filter(|_| edges.next() == Some(true)).map(|on| format!("s{on}")).collect();
+            body.push_str(&format!("  - {{id: s{n}, name: n, acceptance: [make], dependencies: [{}]}}\n", on.join(", ")));
+        }
+        let parsed = read(file(&body).as_bytes(), "plan.md", &Options::default());
+        let graph = Graph::of(&parsed.plan.unwrap());
+        let is_free = |set: u32| {
+            let members: Vec<usize> = (0..9).filter(|at| set >> at & 1 == 1).collect();
+            members.iter().all(|a| members.iter().all(|b| a == b || graph.may_meet(*a, *b)))
+        };
+        let widest = (0_u32..1 << 9).filter(|set| is_free(*set)).map(u32::count_ones).max().unwrap();
+        proptest::prop_assert_eq!(graph.width(), widest as usize);
+    }
+}
+
+#[test]
+fn a_large_plan_is_looked_at_as_a_whole_at_once() {
+    let source = large();
+    let files: Vec<String> = (0..2000).map(|n| format!("src/s{n}/mod.rs")).collect();
+    let mut files = Some(files);
+    files.as_mut().unwrap().sort();
+    let around = Surroundings { files, has_program: &|_| true };
+    let timed = || {
+        let started = std::time::Instant::now();
+        let found = verify(source.as_bytes(), "plan.md", &Options::default(), &around);
+        (started.elapsed(), found)
+    };
+    let (took, (parsed, summary)) = timed();
+    assert_eq!(render(&parsed), "");
+    assert_eq!((summary.unwrap().width, parsed.plan.unwrap().stages.len()), (10, 2000));
+    assert!(took.as_millis() < 4000, "{took:?}");
+    if std::env::var_os("LOOM_TIME").is_some() {
+        let best = (0..10).map(|_| timed().0).min().unwrap_or(took);
+        fs_err::write("/dev/stderr", format!("verified {} bytes in {best:?}\n", source.len())).expect("stderr");
     }
 }
