@@ -51,6 +51,45 @@ pub(crate) fn hook_and_init(tools: &Tools) -> Outcome<Vec<Row>> {
     Ok(vec![hook(tools)?, init(tools)?])
 }
 
+/// `loom plan verify` of the largest plan, in a repository that has what its stages name: two
+/// hundred layers of ten stages, each waiting for five of the layer before.
+pub(crate) fn verify(tools: &Tools) -> Outcome<Vec<Row>> {
+    const STAGES: usize = 2_000;
+    let lab = Lab::new()?;
+    let path = lab.path("plan.md");
+    fs_err::write(&path, layered_plan(STAGES))?;
+    for n in 0..STAGES {
+        let folder = lab.repo.join(format!("src/s{n}"));
+        fs_err::create_dir_all(&folder)?;
+        fs_err::write(folder.join("mod.rs"), "")?;
+    }
+    lab.ok(lab.git(&["add", "-A"]))?;
+    lab.ok(lab.git(&["commit", "-q", "-m", "Sources"]))?;
+    let path = path.display().to_string();
+    let (mut loom, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        loom.push(ms(lab.time(lab.loom(&["plan", "verify", "--strict", &path]))?));
+        floor.push(ms(lab.time(lab.command(&tools.stamp))?));
+    }
+    let figure = "loom plan verify, 2000 stages";
+    Ok(vec![Row::new(figure, "ms", median(&loom), Some(median(&floor)), &Target::AtMost(100.0))])
+}
+
+fn layered_plan(stages: usize) -> String {
+    let mut text = "# Plan\n\n<!-- loom METADATA -->\n```yaml\nloom:\n  version: 1\n  stages:\n".to_owned();
+    for n in 0..stages {
+        let layer = n / 10 * 10;
+        let on = (0..5).filter(|_| layer > 0).map(|k| format!("s{}", layer - 10 + (n + k * 2) % 10));
+        let on = on.collect::<Vec<_>>().join(", ");
+        text.push_str(&format!(
+            "    - id: s{n}\n      name: \"Stage {n}\"\n      description: |\n        Some words.\n      \
+             dependencies: [{on}]\n      acceptance: [\"grep -q done src/s{n}/mod.rs\"]\n      files: [\"src/s{n}/**/*.rs\"]\n"
+        ));
+    }
+    text.push_str("```\n<!-- END loom METADATA -->\n");
+    text
+}
+
 fn hook(tools: &Tools) -> Outcome<Row> {
     let lab = Lab::new()?;
     let worktree = lab.repo.join(".worktrees/api");

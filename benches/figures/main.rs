@@ -27,7 +27,7 @@ struct Group {
     measure: fn(&stamp::Tools) -> Outcome<Vec<Row>>,
 }
 
-const GROUPS: [Group; 12] = [
+const GROUPS: [Group; 13] = [
     Group { words: "chain overhead", measure: overhead::chain },
     Group { words: "independent fan overhead proof", measure: overhead::independent },
     Group { words: "processes git", measure: overhead::processes },
@@ -36,6 +36,7 @@ const GROUPS: [Group; 12] = [
     Group { words: "start spread slots", measure: dispatch::spread },
     Group { words: "status", measure: latency::status },
     Group { words: "hook init", measure: latency::hook_and_init },
+    Group { words: "plan verify", measure: latency::verify },
     Group { words: "idle rss host memory wake", measure: idle::daemon_and_hosts },
     Group { words: "recovery keeper restart kill", measure: recovery::after_a_kill },
     Group { words: "recovery replay journal", measure: recovery::replay },

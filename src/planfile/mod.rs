@@ -5,6 +5,7 @@
 //! source     the text, lines and columns       fields   every field and what it does
 //! markdown   title, prose, where the YAML is   reader   typed access that collects problems
 //! shell      what can be seen in a command     analysis, places   what the plan as a whole will do
+//! suggest    checks that would fit a stage
 //! yaml       the YAML library, positions       stage, agent, checks, criteria, graph   what the values mean
 //! ```
 //!
@@ -23,6 +24,7 @@ mod reader;
 mod shell;
 mod source;
 mod stage;
+mod suggest;
 #[cfg(test)]
 mod tests;
 mod yaml;
@@ -32,6 +34,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use graph::{Graph, waves};
 pub use markdown::{BEGIN_MARKER, END_MARKER};
 pub use places::Surroundings;
+pub use suggest::{Suggestion, Tree, suggest};
 
 use crate::base::text;
 use crate::model::ids::PlanId;

@@ -101,6 +101,23 @@ fn plan_verify_prints_waves_and_needs_no_repository() {
 }
 
 #[test]
+fn plan_verify_looks_at_the_repository_and_is_strict_when_asked() {
+    let env = Env::new();
+    let careless = [stage("a").with("files: [\"REDME.md\", \"src/**/*.rs\"]"), stage("b").with("files: [\"**\"]")];
+    env.write("plan.md", &plan(&careless));
+    let said = env.loom(&["plan", "verify", "plan.md"]).ok().stderr;
+    assert!(said.contains("did you mean `README.md`?"), "{said}");
+    assert!(said.contains("`src/**/*.rs` matches nothing in the repository"), "{said}");
+    assert!(said.contains("may change the same files as `REDME.md` of `a`"), "{said}");
+    env.loom(&["plan", "verify", "plan.md", "--strict"]).ends(1).has("plan.md has 3 warnings");
+    let json = env.loom(&["plan", "verify", "plan.md", "--strict", "--json"]).ends(1).json();
+    assert_eq!((&json["ok"], &json["errors"], &json["warnings"]), (&false.into(), &0.into(), &3.into()));
+    assert_eq!(json["overlaps"][0]["stages"], serde_json::json!(["a", "b"]));
+    let first = &json["diagnostics"][0];
+    assert_eq!((&first["stage"], &first["field"], &first["line"]), (&"a".into(), &"files".into(), &15.into()));
+}
+
+#[test]
 fn completions_print_for_every_shell() {
     let env = Env::of(&[stage("frontend"), stage("backend")]);
     for shell in ["bash", "zsh", "fish"] {

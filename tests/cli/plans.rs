@@ -22,6 +22,20 @@ fn a_chain_lands_in_order_and_leaves_only_its_commits() {
     assert_eq!(env.pids("").len(), 0, "nothing is left running");
 }
 
+/// The first plan of the README, as it stands there.
+#[test]
+fn the_first_plan_of_the_readme_runs() {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("````markdown\n").unwrap();
+    let (example, _) = rest.split_once("````\n").unwrap();
+    let env = Env::new();
+    env.write("doc/plans/hello.md", example);
+    env.loom(&["plan", "verify", "--strict", "doc/plans/hello.md"]).ok();
+    env.loom(&["init", "doc/plans/hello.md"]).ok();
+    env.finish();
+    assert_eq!((env.read("hello.txt"), env.read("loud.txt")), ("Hello\n".to_owned(), "HELLO\n".to_owned()));
+}
+
 #[test]
 fn a_diamond_runs_its_sides_together() {
     let env = Env::new();
