@@ -154,10 +154,13 @@ pub struct Journal<S = Disk> {
 }
 
 impl<S: Store> Journal<S> {
-    /// Continues after `tail`, cutting off a torn last line.
+    /// Continues after `tail`, cutting off a torn last line. What was read is durable from now
+    /// on: a writer that was killed may have appended it and not synced it.
     pub fn resume(mut store: S, tail: &Tail) -> Result<Journal<S>, JournalError> {
         if tail.torn_bytes > 0 {
             store.cut(tail.valid_bytes).map_err(|source| JournalError::Io { verb: "repaired", source })?;
+        } else if tail.valid_bytes > 0 {
+            store.sync().map_err(|source| JournalError::Io { verb: "synced", source })?;
         }
         Ok(Journal {
             store,
@@ -195,7 +198,9 @@ impl<S: Store> Journal<S> {
     ///
     /// # Errors
     /// After an error the journal takes nothing more: the process starts again and reads
-    /// what is on disk. A full disk leaves no half line behind where the cut still works.
+    /// what is on disk. What was not made durable is cut off where that still works: a full
+    /// disk leaves no half line behind, and what a failed sync has given up to write is not
+    /// read again from a cache that will never be written.
     pub fn commit(&mut self) -> Result<(), JournalError> {
         if self.is_poisoned {
             return Err(JournalError::Poisoned);
@@ -211,6 +216,7 @@ impl<S: Store> Journal<S> {
         }
         if let Err(source) = self.store.sync() {
             self.is_poisoned = true;
+            let _ = self.store.cut(self.durable_bytes);
             return Err(JournalError::Io { verb: "synced", source });
         }
         self.durable_bytes += bytes.len() as u64;
@@ -316,6 +322,62 @@ mod tests {
             self.bytes.truncate(bytes as usize);
             Ok(())
         }
+    }
+
+    /// A disk whose cache forgets, once a sync has failed, what it had not written.
+    #[derive(Default)]
+    struct Cached {
+        bytes: Vec<u8>,
+        synced: usize,
+        fails: bool,
+    }
+
+    impl Store for &mut Cached {
+        fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.bytes.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn sync(&mut self) -> io::Result<()> {
+            if self.fails {
+                return Err(io::Error::other("EIO"));
+            }
+            self.synced = self.bytes.len();
+            Ok(())
+        }
+        fn cut(&mut self, bytes: u64) -> io::Result<()> {
+            self.bytes.truncate(bytes as usize);
+            self.synced = self.bytes.len();
+            Ok(())
+        }
+    }
+
+    fn tail_of(bytes: &[u8]) -> Tail {
+        verify(bytes, Path::new("journal"), |_| {}).unwrap()
+    }
+
+    #[test]
+    fn what_a_failed_sync_has_not_written_is_not_read_again() {
+        let mut disk = Cached::default();
+        let mut journal = Journal::resume(&mut disk, &tail_of(&[])).unwrap();
+        journal.push(Timestamp::UNIX_EPOCH, "test", vec![Fact::PlanCompleted]);
+        journal.commit().unwrap();
+        journal.store.fails = true;
+        journal.push(Timestamp::UNIX_EPOCH, "test", vec![Fact::PlanCleaned]);
+        assert!(matches!(journal.commit(), Err(JournalError::Io { verb: "synced", .. })));
+        assert_eq!(tail_of(&disk.bytes).next_seq, 2);
+    }
+
+    #[test]
+    fn what_is_read_is_durable_before_anything_follows_from_it() {
+        let mut disk = Cached::default();
+        let mut journal = Journal::resume(&mut disk, &tail_of(&[])).unwrap();
+        journal.push(Timestamp::UNIX_EPOCH, "test", vec![Fact::PlanCompleted]);
+        journal.commit().unwrap();
+        // As after a kill between append and sync.
+        disk.synced = 0;
+        let tail = tail_of(&disk.bytes);
+        drop(Journal::resume(&mut disk, &tail).unwrap());
+        assert_eq!(disk.synced, disk.bytes.len());
     }
 
     #[test]
