@@ -277,8 +277,8 @@ impl<G: Ground> Turn<G> {
         for effect in kernel::due(&self.world) {
             let wanted = match (self.mode, self.is_stopping) {
                 (Mode::Daemon, false) => true,
-                (Mode::Daemon, true) => matches!(effect, Effect::EndSession { .. }),
-                (Mode::OneRequest, _) => is_for_one_request(&effect),
+                (Mode::Daemon, true) => self.ends_a_session(&effect),
+                (Mode::OneRequest, _) => self.is_for_one_request(&effect),
             };
             if wanted {
                 self.execute(effect);
@@ -329,22 +329,33 @@ impl<G: Ground> Turn<G> {
         }
     }
 
+    /// Effects that a command without a daemon may carry out.
+    fn is_for_one_request(&self, effect: &Effect) -> bool {
+        match effect {
+            Effect::MakePlanBranch { .. }
+            | Effect::FollowBase { .. }
+            | Effect::RemoveStage { .. }
+            | Effect::CleanPlan { .. } => true,
+            effect => self.ends_a_session(effect),
+        }
+    }
+
+    /// Who is ended is also waited for: until its end is recorded, ending it stays due.
+    fn ends_a_session(&self, effect: &Effect) -> bool {
+        match effect {
+            Effect::EndSession { .. } => true,
+            Effect::Watch { session } => {
+                let session = self.world.run.as_ref().and_then(|run| run.sessions.get(session));
+                session.is_some_and(|session| matches!(session.state, SessionState::Ending { .. }))
+            }
+            _ => false,
+        }
+    }
+
     fn is_inspecting(&self, session: &SessionId) -> bool {
         let inspection = format!("inspect {session} ");
         self.in_flight.iter().any(|key| key.starts_with(&inspection))
     }
-}
-
-/// Effects that a command without a daemon may carry out.
-fn is_for_one_request(effect: &Effect) -> bool {
-    matches!(
-        effect,
-        Effect::MakePlanBranch { .. }
-            | Effect::FollowBase { .. }
-            | Effect::RemoveStage { .. }
-            | Effect::CleanPlan { .. }
-            | Effect::EndSession { .. }
-    )
 }
 
 /// Names an effect that must not run twice at once; none for those that may.
