@@ -67,6 +67,11 @@ impl Executor {
         });
     }
 
+    #[cfg(test)]
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
     pub(super) fn set_config(&self, fingerprint: Option<&str>) {
         if let (Some(fingerprint), Ok(mut config)) = (fingerprint, self.context.config.lock())
             && *config != fingerprint
@@ -210,9 +215,9 @@ impl Context {
             Effect::Prove(prove) => super::land::prove(self, &prove),
             Effect::Land { entry, branch, tip, landing } => super::land::land(self, entry, &branch, tip, landing),
             Effect::FollowBase { plan_branch, branch, from, to } => self.follow(&plan_branch, &branch, &from, &to),
-            Effect::LookAtRefs { plan_branch, base_branch, base, unlanded } => {
+            Effect::LookAtRefs { plan_branch, tip, base_branch, base, unlanded } => {
                 match self.look_at_refs(&plan_branch, &base_branch, &base, &unlanded) {
-                    Ok(refs) => Event::RefsSeen { refs },
+                    Ok(refs) => Event::RefsSeen { refs: RefsSeen { asked_tip: tip, ..refs } },
                     Err(error) => failed("look at refs", &error),
                 }
             }
@@ -405,6 +410,8 @@ impl Context {
         let moved = base_tip.as_ref().filter(|tip| *tip != base);
         let (mut is_forward, mut has_stage_work, mut is_in_plan) = (true, false, false);
         if let Some(tip) = moved {
+            // What Loom records must be there after a power cut, whoever committed it.
+            git.pack_durably(base, tip)?;
             is_forward = git.is_ancestor(base, tip)?;
             for commit in unlanded.iter().cloned().chain(self.stage_tips(&git)?) {
                 has_stage_work |= !git.is_ancestor(&commit, base)? && git.is_ancestor(&commit, tip)?;
@@ -414,6 +421,8 @@ impl Context {
             }
         }
         Ok(RefsSeen {
+            asked_tip: None,
+            asked_base: base.clone(),
             plan_tip,
             base_tip,
             base_is_forward: is_forward,

@@ -203,7 +203,23 @@ pub(super) fn land(context: &Context, entry: Entry, branch: &str, tip: Oid, land
         Ok(Moved::Here) => Event::Landed { entry, tip, landing },
         Ok(Moved::Elsewhere(why)) => Event::LandRefused { entry, moved: true, why },
         Ok(Moved::Not(why)) => Event::LandRefused { entry, moved: false, why },
-        Err(error) => Event::LandRefused { entry, moved: false, why: error.to_string() },
+        // It may have moved all the same: the branch says, and where it cannot be asked the
+        // landing stays under way and is tried again.
+        Err(error) => match has_landed(context, branch, &landing) {
+            Ok(true) => Event::Landed { entry, tip, landing },
+            Ok(false) => Event::LandRefused { entry, moved: false, why: error.to_string() },
+            Err(_) => Event::EffectFailed { effect: "land", why: error.to_string() },
+        },
+    }
+}
+
+/// Whether the branch holds the landing: also when somebody has committed on top of it before
+/// it was recorded.
+fn has_landed(context: &Context, branch: &str, landing: &Oid) -> Result<bool, GitError> {
+    let git = context.git()?;
+    match git.tip(&format!("refs/heads/{branch}"))? {
+        Some(now) => git.is_ancestor(landing, &now),
+        None => Ok(false),
     }
 }
 
@@ -218,7 +234,7 @@ fn move_branch(context: &Context, branch: &str, tip: &Oid, landing: &Oid) -> Res
     let git = context.git()?;
     let name = format!("refs/heads/{branch}");
     let now = git.tip(&name)?;
-    if now.as_ref() == Some(landing) {
+    if has_landed(context, branch, landing)? {
         git.settle_ref(&name)?;
         return Ok(Moved::Here);
     }
@@ -252,4 +268,39 @@ pub(super) fn restore_plan_branch(
         git.rescue_commit(&plan_name(), actual, Some(&name))?;
     }
     git.swap_ref(&name, actual, expected, "loom: put the plan branch back")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::layout::Layout;
+    use crate::base::process::command;
+
+    #[test]
+    fn a_landing_that_somebody_has_committed_on_top_of_is_not_landed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = |args: &[&str]| {
+            let who = ["-c", "user.name=n", "-c", "user.email=e@e", "-c", "commit.gpgsign=false"];
+            let output = command("git").current_dir(dir.path()).args(who).args(args).output().unwrap();
+            assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        };
+        git(&["init", "-q", "-b", "main"]);
+        let mut made = Vec::new();
+        for name in ["tip", "landing", "foreign"] {
+            git(&["commit", "-q", "--allow-empty", "-m", name]);
+            made.push(Oid::new(git(&["rev-parse", "HEAD"])).unwrap());
+        }
+        git(&["branch", "loom/_plan/p"]);
+        let (sender, _inbox) = std::sync::mpsc::channel();
+        let executor = crate::daemon::executor::Executor::new(Layout::new(dir.path()), sender);
+        let moved = move_branch(executor.context(), "loom/_plan/p", &made[0], &made[1]).unwrap();
+        assert!(matches!(moved, Moved::Here));
+        assert_eq!(git(&["rev-parse", "loom/_plan/p"]), made[2].as_str());
+        // One that is not in it was moved away from under the landing.
+        git(&["branch", "-f", "loom/_plan/p", made[0].as_str()]);
+        let other = Oid::new("a".repeat(40)).unwrap();
+        let moved = move_branch(executor.context(), "loom/_plan/p", &made[1], &other).unwrap();
+        assert!(matches!(moved, Moved::Elsewhere(_)));
+    }
 }

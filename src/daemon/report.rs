@@ -132,6 +132,7 @@ fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
     match &stage.state {
         StageState::Waiting => Some(waits_for(run, stage)),
         StageState::Ready { .. } if stage.held => Some("held".to_owned()),
+        StageState::Ready { .. } if !run.dependencies_met(&stage.spec) => Some(waits_for(run, stage)),
         StageState::Ready { .. } if run.parked.contains_key(&stage.spec.agent.kind()) => {
             run.parked.get(&stage.spec.agent.kind()).map(|reason| reason.text.clone())
         }

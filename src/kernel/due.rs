@@ -194,7 +194,11 @@ pub fn is_quiet(world: &World) -> bool {
     let moves = run.stages.values().any(|stage| match &stage.state {
         StageState::Waiting => run.dependencies_met(&stage.spec) && is_wanted(world, run, stage),
         StageState::Ready { .. } => {
-            !stage.held && !gate && !run.parked.contains_key(&stage.spec.agent.kind()) && is_wanted(world, run, stage)
+            !stage.held
+                && !gate
+                && !run.parked.contains_key(&stage.spec.agent.kind())
+                && run.dependencies_met(&stage.spec)
+                && is_wanted(world, run, stage)
         }
         StageState::Running { .. } => true,
         StageState::Verifying { .. } => !gate,

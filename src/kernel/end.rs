@@ -233,7 +233,7 @@ pub(super) fn inspected(world: &World, run: &Run, outcome: &Inspected, draft: &m
         return;
     }
     match outcome.request {
-        Some(request) => submission_by_request(run, stage, outcome, request, draft),
+        Some(request) => submission_by_request(stage, outcome, request, draft),
         None => submission_by_exit(world, stage, outcome, draft),
     }
 }
@@ -266,7 +266,7 @@ fn submit(world: &World, stage: &Stage, head: &Oid, changes_nothing: bool, draft
     }
 }
 
-fn submission_by_request(run: &Run, stage: &Stage, outcome: &Inspected, request: RequestId, draft: &mut Draft) {
+fn submission_by_request(stage: &Stage, outcome: &Inspected, request: RequestId, draft: &mut Draft) {
     let id = outcome.stage;
     let refusal = match outcome.inspection {
         Inspection::Clean { head, changes_nothing: false } => {
@@ -295,7 +295,11 @@ fn submission_by_request(run: &Run, stage: &Stage, outcome: &Inspected, request:
                 .hint("loom status")
         }
     };
-    let _ = run;
+    // Nobody works on it any more: another session can.
+    let refusal = match stage.state {
+        StageState::Blocked { .. } => refusal.hint(format!("loom stage retry {id}")),
+        _ => refusal,
+    };
     draft.reply(request, Answer::Refused { refusal });
 }
 

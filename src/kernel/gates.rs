@@ -60,7 +60,13 @@ fn question(subject: &GateSubject) -> String {
 /// Refs are input, not truth: compares them with what Loom left behind.
 pub(super) fn refs_seen(world: &World, run: &Run, refs: &RefsSeen, draft: &mut Draft) {
     let Some(tip) = &run.tip else { return };
-    if refs.plan_tip.as_ref() != Some(tip) && !is_landing(run) {
+    let is_stale = refs.asked_base != run.base || refs.asked_tip.as_ref().is_some_and(|asked| asked != tip);
+    if is_stale {
+        // Loom itself has moved a branch since: what was seen says nothing of now.
+        draft.effect(super::schedule::look_at_refs(run));
+        return;
+    }
+    if refs.asked_tip.is_some() && refs.plan_tip.as_ref() != Some(tip) && !is_landing(run) {
         let subject = GateSubject::PlanBranchMoved { expected: tip.clone(), actual: refs.plan_tip.clone() };
         if !run.open_gates().any(|gate| matches!(gate.subject, GateSubject::PlanBranchMoved { .. })) {
             open(world, subject, draft);
@@ -70,6 +76,10 @@ pub(super) fn refs_seen(world: &World, run: &Run, refs: &RefsSeen, draft: &mut D
     let Some(base) = refs.base_tip.as_ref().filter(|base| **base != run.base) else { return };
     // A follow under way moves the base branch itself.
     let follows = run.following.as_ref().is_some_and(|(_, to)| to == base);
+    // While commits of the branch land, newer ones wait: what is on its way must not be forgotten.
+    if matches!(run.base_entry, BaseEntry::Landing { .. }) {
+        return;
+    }
     if follows || run.open_gates().any(|gate| matches!(gate.subject, GateSubject::BaseBranchMoved { .. })) {
         return;
     }

@@ -143,7 +143,11 @@ fn base_proved(run: &Run, tip: &Oid, proof: &Proof, draft: &mut Draft) {
             return;
         }
         Proof::Failed { checks, .. } => text::verdict(checks, tip.short()),
-        Proof::Conflict { files } => format!("they conflict with the plan branch in {}", text::some_files(files)),
+        Proof::Conflict { files } => format!(
+            "they conflict with the plan branch in {}: `git merge {}` on the base branch settles it, then `loom merge`",
+            text::some_files(files),
+            run.plan.branch()
+        ),
         Proof::Broken { why } => format!("the proof could not be run: {why}"),
     };
     draft.fact(Fact::BaseRejected { commit: commit.clone(), text });
@@ -156,6 +160,8 @@ pub(super) fn landed(run: &Run, entry: &Entry, tip: &Oid, landing: &Oid, draft: 
                 && (old, new) == (tip, landing)
             {
                 draft.fact(Fact::BaseMerged { commit: commit.clone(), landed: landing.clone() });
+                // Newer commits have waited for this.
+                draft.effect(super::schedule::look_at_refs(run));
                 if run.end != PlanEnd::Open && run.plan.landing != Landing::Manual && run.following.is_none() {
                     draft.fact(Fact::FollowStarted { from: run.base.clone(), to: landing.clone() });
                 }

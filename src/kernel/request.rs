@@ -399,6 +399,10 @@ impl<'a> Asked<'a> {
         if matches!(stage.state, StageState::Verifying { .. }) {
             return Err(self.not_now(stage, "be reset"));
         }
+        if self.run.end == PlanEnd::Completed {
+            return Err(Refusal::user(format!("stage `{id}` cannot be reset while the end of its plan is tidied"))
+                .hint("loom status"));
+        }
         draft.end_lease(self.run, stage, EndReason::Withdrawn);
         draft.stage(id, StageChange::Reset { reason: reason.to_owned() });
         draft.done(self.id, format!("stage `{id}` starts over; what it had is kept: loom undo --list"));
@@ -473,6 +477,9 @@ impl<'a> Asked<'a> {
             return Ok(());
         }
         let Some(tip) = self.run.tip.as_ref().filter(|tip| **tip != self.run.base) else {
+            if self.run.base_stays.is_some() {
+                draft.fact(Fact::BaseFollowed { commit: self.run.base.clone() });
+            }
             draft.done(self.id, format!("branch `{}` has everything that landed", self.run.ground.base_branch));
             return Ok(());
         };

@@ -41,6 +41,7 @@ pub fn look_at_refs(run: &Run) -> Effect {
     });
     Effect::LookAtRefs {
         plan_branch: run.plan.branch(),
+        tip: run.tip.clone(),
         base_branch: run.ground.base_branch.clone(),
         base: run.base.clone(),
         unlanded: unlanded.collect(),
@@ -239,7 +240,7 @@ pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
             _ => format!("loom stage approve {id}"),
         }),
         StageState::Ready { .. } if stage.held => Some(format!("loom stage release {id}")),
-        StageState::Waiting => {
+        StageState::Waiting | StageState::Ready { .. } => {
             let skipped = stage.spec.dependencies.iter().find(|dependency| {
                 matches!(
                     run.stages.get(dependency).map(|stage| &stage.state),

@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 
 use super::draft::{Draft, Step};
-use super::world::{Run, World};
+use super::world::{PlanEnd, Run, World};
 use super::{context, end, gates, queue, request, rules, schedule};
 use crate::model::effect::Effect;
 use crate::model::event::{Event, StartFailure};
 use crate::model::fact::{Fact, SessionChange, StageChange};
-use crate::model::ids::SessionId;
+use crate::model::ids::{Oid, SessionId};
 use crate::model::refusal::{Refusal, RefusalKind};
 use crate::model::session::{Exit, SessionEnd};
 use crate::model::stage::StageState;
@@ -74,7 +74,7 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
         Event::ProgramsSeen { fingerprint, changed } => gates::programs_seen(world, run, fingerprint, changed, draft),
         Event::Landed { entry, tip, landing } => queue::landed(run, entry, tip, landing, draft),
         Event::LandRefused { entry, moved, why } => queue::land_refused(run, entry, *moved, why, draft),
-        Event::BaseFollowed { commit } => draft.fact(Fact::BaseFollowed { commit: commit.clone() }),
+        Event::BaseFollowed { commit } => base_followed(run, commit, draft),
         // Commits of the user's own that came in between have ended the follow already.
         Event::BaseStayed { .. } if run.following.is_none() => {}
         Event::BaseStayed { why } => draft.fact(Fact::BaseStayed { why: why.clone() }),
@@ -88,11 +88,21 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
             if !rescued.is_empty() {
                 draft.fact(Fact::Rescued { refs: rescued.clone() });
             }
-            draft.fact(Fact::PlanCleaned);
+            if run.end == PlanEnd::Completed {
+                draft.fact(Fact::PlanCleaned);
+            }
         }
         Event::EffectDone | Event::EffectFailed { .. } => {}
     }
     Ok(())
+}
+
+/// A follow of a plan that was replaced meanwhile, or that commits of the user's have ended, is
+/// seen when the refs are looked at.
+fn base_followed(run: &Run, commit: &Oid, draft: &mut Draft) {
+    if run.following.as_ref().is_some_and(|(_, to)| to == commit) {
+        draft.fact(Fact::BaseFollowed { commit: commit.clone() });
+    }
 }
 
 fn start_failed(world: &World, run: &Run, session: &SessionId, why: &StartFailure, draft: &mut Draft) {

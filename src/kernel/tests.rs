@@ -394,6 +394,8 @@ fn an_agent_has_the_verbs_of_its_own_stage_only() {
 #[test]
 fn refs_that_moved_by_other_hands_stop_landing() {
     let seen = |plan: Oid, base: Oid, forward: bool, stage_work: bool| RefsSeen {
+        asked_tip: Some(oid(1)),
+        asked_base: oid(1),
         plan_tip: Some(plan),
         base_tip: Some(base),
         base_is_forward: forward,
@@ -426,6 +428,73 @@ fn refs_that_moved_by_other_hands_stop_landing() {
         let again = Event::Request { id: RequestId(1), caller: Caller::Operator, request: answer };
         assert!(step(&sim.world, &again, sim.now).is_err(), "a gate is answered once");
     }
+}
+
+#[test]
+fn newer_commits_of_the_user_wait_for_the_landing_of_older_ones() {
+    let mut sim = Sim::new(vec![spec("a", &[], command())]);
+    let seen = |asked: u8, base: u8| Event::RefsSeen {
+        refs: RefsSeen {
+            asked_tip: Some(oid(1)),
+            asked_base: oid(asked),
+            plan_tip: Some(oid(1)),
+            base_tip: Some(oid(base)),
+            base_is_forward: true,
+            base_has_stage_work: false,
+            base_is_in_plan: false,
+        },
+    };
+    sim.send(seen(1, 5));
+    sim.ask(Request::Approve { subject: GateTarget::Gate { gate: GateId(1) }, reason: String::new() }).schedule();
+    sim.send(Event::Proved {
+        entry: Entry::Base,
+        tip: oid(1),
+        proof: green(&oid(9)),
+        kept: None,
+        evidence: Vec::new(),
+    });
+    sim.send(seen(5, 6));
+    sim.effects.clear();
+    sim.send(Event::Landed { entry: Entry::Base, tip: oid(1), landing: oid(9) });
+    assert_eq!(sim.world.run.as_ref().unwrap().tip, Some(oid(9)), "the landing is not forgotten");
+    assert!(matches!(sim.effects[..], [Effect::LookAtRefs { .. }]), "{:?}", sim.effects);
+    // What was seen before the landing asks nobody anything: it is looked at again.
+    sim.effects.clear();
+    sim.facts.clear();
+    sim.send(seen(5, 6));
+    assert!(sim.facts.is_empty(), "{:?}", sim.facts);
+    assert!(matches!(sim.effects[..], [Effect::LookAtRefs { .. }]), "{:?}", sim.effects);
+}
+
+#[test]
+fn commits_that_the_user_has_taken_back_wait_for_nobody() {
+    let mut sim = Sim::new(vec![spec("a", &[], command())]);
+    let seen = |asked: u8, base: u8, is_in_plan: bool| Event::RefsSeen {
+        refs: RefsSeen {
+            asked_tip: Some(oid(1)),
+            asked_base: oid(asked),
+            plan_tip: Some(oid(1)),
+            base_tip: Some(oid(base)),
+            base_is_forward: !is_in_plan,
+            base_has_stage_work: false,
+            base_is_in_plan: is_in_plan,
+        },
+    };
+    sim.send(seen(1, 5, false));
+    sim.ask(Request::Reject { subject: GateTarget::Gate { gate: GateId(1) }, reason: String::new() });
+    sim.send(seen(5, 1, true));
+    let run = sim.world.run.as_ref().unwrap();
+    assert_eq!((&run.base, &run.base_entry), (&oid(1), &super::world::BaseEntry::Absent));
+}
+
+#[test]
+fn a_stage_that_is_reset_after_the_end_of_its_plan_is_done_again() {
+    let mut sim = Sim::new(vec![spec("a", &[], command())]);
+    sim.until_verifying("a").schedule().land("a", oid(7)).schedule();
+    sim.send(Event::PlanCleaned { rescued: Vec::new() });
+    sim.ask(Request::Reset { stage: id("a"), reason: "again".to_owned() });
+    sim.send(Event::StageRemoved { stage: id("a"), rescued: Vec::new() }).schedule();
+    assert!(matches!(sim.state("a"), StageState::Running { .. }), "{:?}", sim.state("a"));
 }
 
 #[test]

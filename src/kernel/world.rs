@@ -410,6 +410,11 @@ impl Run {
             Fact::BaseFollowed { commit } => {
                 self.base = commit.clone();
                 (self.following, self.base_stays) = (None, None);
+                // The plan branch has all of it: what was to be merged is no longer there.
+                if !matches!(self.base_entry, BaseEntry::Landing { .. }) {
+                    self.base_entry = BaseEntry::Absent;
+                    self.queue.retain(|entry| *entry != Entry::Base);
+                }
             }
             Fact::BaseStayed { why } => {
                 (self.following, self.base_stays) = (None, Some(why.clone()));
@@ -515,6 +520,11 @@ impl Run {
         }
         match change {
             StageChange::Submitted { .. } | StageChange::Approved { .. } => self.queue.push(entry),
+            // Also after its end: there is something to be done again.
+            StageChange::Reset { .. } => {
+                self.end = PlanEnd::Open;
+                self.queue.retain(|other| *other != entry);
+            }
             StageChange::Landed { landed } => {
                 self.tip = Some(landed.clone());
                 self.queue.retain(|other| *other != entry);

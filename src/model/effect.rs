@@ -30,7 +30,7 @@ pub enum Effect {
     /// Let the base branch follow the plan branch.
     FollowBase { plan_branch: String, branch: String, from: Oid, to: Oid },
     /// Look at the refs and the repository's configuration.
-    LookAtRefs { plan_branch: String, base_branch: String, base: Oid, unlanded: Vec<Oid> },
+    LookAtRefs { plan_branch: String, tip: Option<Oid>, base_branch: String, base: Oid, unlanded: Vec<Oid> },
     /// Put the plan branch back (the other commit is rescued first).
     RestorePlanBranch { branch: String, actual: Option<Oid>, expected: Oid },
     /// Rescue and remove a stage's worktrees and branch.

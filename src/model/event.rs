@@ -361,6 +361,10 @@ pub enum AloneVerdict {
 /// Refs as they are now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefsSeen {
+    /// Where the world had the plan branch when it was asked; none: nothing is said of it.
+    pub asked_tip: Option<Oid>,
+    /// Where the world had the base branch then.
+    pub asked_base: Oid,
     pub plan_tip: Option<Oid>,
     pub base_tip: Option<Oid>,
     /// The base branch moved forward from where Loom knew it, by fast-forward.

@@ -224,3 +224,35 @@ fn a_journal_that_was_cut_in_the_middle_of_a_line_goes_on() {
     fs::write(&path, text).unwrap();
     env.loom(&["status"]).ends(70).has("nothing in it is skipped");
 }
+
+#[test]
+fn a_stage_whose_branch_is_gone_under_its_worktree_goes_on_with_its_work_rescued() {
+    let env = Env::new();
+    let lose = "echo precious > unsaved\ngit update-ref -d refs/heads/loom/a\nexit 1";
+    let script = format!("if [ $LOOM_ATTEMPT = 1 ]; then\n{lose}\nfi\n{}", commit("a", "a"));
+    env.load(&plan(&[stage("a").run(script)]));
+    env.finish();
+    assert_eq!(env.git(&["show", "refs/loom/rescue/a/1:unsaved"]).trim(), "precious");
+}
+
+#[test]
+fn a_plan_ends_when_a_landed_branch_was_deleted_under_its_worktree() {
+    let env = Env::new();
+    let delete = format!("git update-ref -d refs/heads/loom/a\n{}", commit("b", "b"));
+    env.load(&plan(&[stage("a"), stage("b").after(&["a"]).run(delete)]));
+    env.finish();
+    assert!(!env.path().join(".worktrees/a").exists());
+}
+
+#[test]
+fn a_session_is_ended_without_a_daemon_and_its_end_is_recorded() {
+    let env = Env::new();
+    env.load(&plan(&[waiting(&env, "a")]));
+    env.loom(&["run"]).ok();
+    env.until_said("runs", "a");
+    env.loom(&["stop"]).ok();
+    env.loom(&["stop", "--kill"]).ok();
+    assert!(env.pids("loom host").is_empty());
+    assert_eq!(env.status()["sessions"], serde_json::json!([]));
+    assert_eq!(env.state(), "a ready");
+}
