@@ -32,7 +32,8 @@ fn a_stage_is_proven_by_every_kind_of_criterion() {
 
 #[test]
 fn what_is_not_there_or_not_finished_is_not_proven() {
-    let cases: [(&str, &[(&str, &str)], &str, &str); 9] = [
+    type Files<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&str, Files, &str, &str); 9] = [
         ("stub", &[("a.rs", "fn a() { todo!() }")], "artifacts: [\"a.rs\"]", "is not finished: line 1"),
         ("later", &[("a.py", "# TODO the rest")], "artifacts: [\"a.py\"]", "is not finished"),
         ("void", &[("a.rs", "")], "artifacts: [\"a.rs\"]", "is empty"),
