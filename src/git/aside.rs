@@ -123,14 +123,16 @@ impl Git {
         Ok(rescued)
     }
 
-    /// What git keeps of worktrees below `.worktrees/` whose folders are gone.
+    /// What git keeps of worktrees below `.worktrees/` whose folders are gone, and what a power
+    /// cut has left of any: an entry that names no folder is nobody's, to git as well.
     pub fn forgotten_worktrees(&self, layout: &Layout) -> Vec<PathBuf> {
         let ours = layout.worktrees();
         let entries = fs_err::read_dir(self.common.join("worktrees")).into_iter().flatten().flatten();
         let is_gone = |admin: &PathBuf| {
-            let Ok(pointer) = fs_err::read_to_string(admin.join("gitdir")) else { return false };
-            let there = Path::new(pointer.trim());
-            there.starts_with(&ours) && !there.exists() && !admin.join("locked").exists()
+            let pointer = fs_err::read_to_string(admin.join("gitdir")).unwrap_or_default();
+            let there = Path::new(pointer.trim_matches(['\n', ' ', '\0']));
+            let is_nobodys = there.as_os_str().is_empty();
+            (is_nobodys || there.starts_with(&ours) && !there.exists()) && !admin.join("locked").exists()
         };
         entries.map(|entry| entry.path()).filter(is_gone).collect()
     }
@@ -139,7 +141,7 @@ impl Git {
     /// Commits that only such a worktree had are rescued.
     pub fn prune_worktrees(&self, layout: &Layout) -> Result<(), GitError> {
         for admin in self.forgotten_worktrees(layout) {
-            let pointer = fs_err::read_to_string(admin.join("gitdir"))?;
+            let pointer = fs_err::read_to_string(admin.join("gitdir")).unwrap_or_default();
             let there = Path::new(pointer.trim());
             let folder = there.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
             let stage = folder.split('.').next().and_then(|id| StageId::new(id).ok());

@@ -138,6 +138,7 @@ impl Git {
         fail::point(Point::BeforeRefTransaction)?;
         line(super::command::run(command, Some(instructions.as_bytes()))?);
         fail::point(Point::AfterRefTransaction)?;
+        fail::point(Point::RefNotSynced)?;
         self.sync_folders(folders)
     }
 

@@ -49,7 +49,10 @@ impl Git {
     pub fn is_worktree(&self, dir: &Path) -> bool {
         git2::Repository::open(dir).is_ok_and(|repo| {
             let common = repo.commondir().canonicalize();
-            repo.is_worktree() && common.is_ok_and(|common| common == self.common)
+            // A power cut can leave an empty `HEAD`: to git that is no repository any more.
+            let has_head = fs_err::read_to_string(repo.path().join("HEAD"))
+                .is_ok_and(|head| head.starts_with("ref: ") || Oid::new(head.trim_end()).is_ok());
+            repo.is_worktree() && has_head && common.is_ok_and(|common| common == self.common)
         })
     }
 
