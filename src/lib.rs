@@ -4,7 +4,7 @@
 //! layer 4  cli                                      faces: clients of the loop
 //! layer 3  daemon · client                          the shell
 //! layer 2  base · journal · views · planfile · git  adapters: one outside thing each
-//!          agent · host · checks · guard · wire
+//!          agent · host · checks · guard · terminal · wire
 //! layer 1  kernel                                   decisions: pure
 //! layer 0  model                                    values
 //! ```
@@ -24,5 +24,6 @@ pub mod journal;
 pub mod kernel;
 pub mod model;
 pub mod planfile;
+pub mod terminal;
 pub mod views;
 pub mod wire;

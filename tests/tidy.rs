@@ -15,7 +15,7 @@ const ARCHITECTURE_LINES_MAX: usize = 200;
 
 /// What each module may import besides itself. Adapters know `model` and `base` and not each
 /// other; whatever goes beyond that is said here, with its reason.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("kernel", &["model"]),
     ("base", &["model"]),
@@ -25,6 +25,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("planfile", &["model", "base"]),
     ("git", &["model", "base"]),
     ("guard", &["model", "base"]),
+    ("terminal", &["model", "base"]),
     ("wire", &["model", "base"]),
     ("host", &["model", "base"]),
     // A backend describes a launch in the host's words.
@@ -33,7 +34,10 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("checks", &["model", "base", "host"]),
     (
         "daemon",
-        &["model", "kernel", "base", "journal", "views", "planfile", "git", "guard", "wire", "host", "agent", "checks"],
+        &[
+            "model", "kernel", "base", "journal", "views", "planfile", "git", "guard", "wire", "host", "agent",
+            "checks", "terminal",
+        ],
     ),
     // Without a daemon a client runs the same dispatcher for one request.
     ("client", &["model", "kernel", "base", "git", "wire", "daemon"]),

@@ -8,7 +8,6 @@ pub(super) fn launch(run: &str) -> BackendLaunch {
         argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), run.to_owned()],
         env: Vec::new(),
         terminal: None,
-        files: Vec::new(),
         starts_in_working_dir: true,
     }
 }

@@ -22,25 +22,27 @@ use environment::Environment;
 
 /// Files that agent CLIs and their sandboxes leave in a worktree and that are nobody's
 /// work: for the excludes file, relative to the top of the worktree.
-pub const EXCLUDES: [&str; 12] = [
-    "/.claude/settings.local.json",
-    "/.bashrc",
-    "/.bash_profile",
-    "/.gitconfig",
-    "/.idea",
-    "/.mcp.json",
-    "/.profile",
-    "/.ripgreprc",
-    "/.vscode",
-    "/.zprofile",
-    "/.zshrc",
-    "/.claude/worktrees",
-];
+pub const EXCLUDES: [&str; 2] = ["/.claude/settings.local.json", "/.claude/worktrees"];
+
+/// The paths of one sandbox, absolute.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Walls {
+    pub allow_write: Vec<PathBuf>,
+    /// Also for the client's own tools.
+    pub deny_read: Vec<PathBuf>,
+    /// Hidden from the shell only; the client's other tools may look.
+    pub hidden: Vec<PathBuf>,
+    /// Read-only in what is hidden or writable.
+    pub shown: Vec<PathBuf>,
+    /// Read-only for the shell; the guard speaks for the client's other tools.
+    pub frozen: Vec<PathBuf>,
+    /// Read-only for every tool.
+    pub deny_write: Vec<PathBuf>,
+}
 
 /// What has to be written before the host is started, and what the host runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Launch {
-    pub files: Vec<LaunchFile>,
     pub spec: HostSpec,
 }
 
@@ -80,8 +82,9 @@ pub fn launch(start: &Start, layout: &Layout, loom: &Path, environment: &Environ
                 model: model.as_deref(),
                 effort: effort.as_deref(),
                 conversation: &start.conversation,
+                permission_mode: start.permission_mode,
             };
-            claude::launch(&request, &layout.session(&start.session), loom, environment)
+            claude::launch(&request, &layout.session(&start.session), environment)
         }
     };
     let worktree = layout.worktree(&start.worktree);
@@ -106,7 +109,18 @@ pub fn launch(start: &Start, layout: &Layout, loom: &Path, environment: &Environ
             token_file: layout.token(&start.session),
         }),
     };
-    Ok(Launch { files: launch.files, spec })
+    Ok(Launch { spec })
+}
+
+/// The files that the agent of `launch` reads when it starts. `walls` go with a sandbox.
+pub fn files(start: &Start, layout: &Layout, loom: &Path, environment: &Environment, walls: &Walls) -> Vec<LaunchFile> {
+    match &start.agent {
+        Agent::Command { .. } => Vec::new(),
+        Agent::Claude { .. } => {
+            let sandbox = start.sandbox.as_ref().map(|sandbox| (sandbox, walls));
+            claude::files(&layout.session(&start.session), loom, environment, &start.conversation, sandbox)
+        }
+    }
 }
 
 /// Settings for the worktree, for an agent that a person opens there by hand; none where the
@@ -148,7 +162,6 @@ struct BackendLaunch {
     argv: Vec<String>,
     env: Vec<EnvChange>,
     terminal: Option<TerminalSize>,
-    files: Vec<LaunchFile>,
     /// Whether it starts in the stage's `working_dir` and not at the top of the worktree.
     starts_in_working_dir: bool,
 }
@@ -174,22 +187,45 @@ fn session_env(start: &Start, layout: &Layout, loom: &Path, environment: &Enviro
     env.push(set("LOOM_ATTEMPT", start.attempt));
     env.push(set("LOOM_SIGNAL", layout.signal(&start.session).display()));
     env.push(set("LOOM_SLOT", start.slot));
+    env.push(set("LOOM_PORT_BASE", port_base(&layout.project_key(), start.slot)));
+    env.push(set("LOOM_PORT_COUNT", limits::PORTS_PER_SLOT));
+    env.push(set("COMPOSE_PROJECT_NAME", format!("loom-{}-{}", &layout.project_key()[..6], start.slot)));
     env.push(set("LOOM_TOKEN_FILE", layout.token(&start.session).display()));
     // The agent runs in a worktree: a relative override would name another folder there.
     if layout.work != layout.project.join(".work") {
         env.push(set("LOOM_WORK_DIR", layout.work.display()));
     }
+    if !start.auto_allow {
+        env.push(set("LOOM_AUTO_ALLOW", 0));
+    }
+    if start.sandbox.is_some() {
+        // The user's own caches are read-only for a sandboxed shell.
+        let caches = layout.caches(&start.stage);
+        env.push(set("XDG_CACHE_HOME", caches.display()));
+        env.push(set("npm_config_cache", caches.join("npm").display()));
+    }
     env.push(set("GIT_PAGER", "cat"));
     env.push(set("PAGER", "cat"));
     env.push(set("GIT_TERMINAL_PROMPT", "0"));
-    env.extend(git_config(layout, environment));
-    env.extend(path_with(loom, environment));
+    let excludes = if start.sandbox.is_some() { layout.sandbox_excludes() } else { layout.excludes() };
+    env.extend(git_config(&excludes, environment));
+    let programs = start.sandbox.as_ref().map(|_| layout.programs(&start.session));
+    env.extend(path_with(loom, environment, programs.as_deref()));
     env
 }
 
+/// The first port of a slot's block. Blocks of one project never meet; projects start at one of
+/// several places, by their key.
+fn port_base(project_key: &str, slot: u32) -> u32 {
+    let key = u32::from_str_radix(&project_key[..6], 16).unwrap_or(0);
+    let slots = limits::PARALLEL_MAX;
+    let place = key % limits::PORT_PLACES * slots;
+    limits::PORT_FIRST + (place + slot % slots) * limits::PORTS_PER_SLOT
+}
+
 /// Git configuration for the session's children, after what the user gave the same way.
-fn git_config(layout: &Layout, environment: &Environment) -> Vec<EnvChange> {
-    let excludes = layout.excludes().display().to_string();
+fn git_config(excludes: &Path, environment: &Environment) -> Vec<EnvChange> {
+    let excludes = excludes.display().to_string();
     let settings = [("core.fsync", "all"), ("core.excludesFile", excludes.as_str()), ("commit.gpgsign", "false")];
     let before: usize = environment.get("GIT_CONFIG_COUNT").and_then(|count| count.parse().ok()).unwrap_or(0);
     let mut env = vec![set("GIT_CONFIG_COUNT", before + settings.len())];
@@ -200,17 +236,20 @@ fn git_config(layout: &Layout, environment: &Environment) -> Vec<EnvChange> {
     env
 }
 
-/// Makes `loom` mean this binary, when it does not already.
-fn path_with(loom: &Path, environment: &Environment) -> Option<EnvChange> {
+/// Makes `loom` mean this binary, when it does not already; `before` goes first.
+fn path_with(loom: &Path, environment: &Environment, before: Option<&Path>) -> Option<EnvChange> {
     let same = |found: &Path| found.canonicalize().ok() == loom.canonicalize().ok();
-    if environment.find_program("loom").is_some_and(|found| same(&found)) {
+    let is_there = environment.find_program("loom").is_some_and(|found| same(&found));
+    if is_there && before.is_none() {
         return None;
     }
-    let dir = loom.parent()?.display();
-    Some(match environment.get("PATH") {
-        Some(path) if !path.is_empty() => set("PATH", format!("{dir}:{path}")),
-        _ => set("PATH", format!("{dir}:/usr/local/bin:/usr/bin:/bin")),
-    })
+    let mut dirs: Vec<String> = before.iter().map(|dir| dir.display().to_string()).collect();
+    dirs.extend(loom.parent().filter(|_| !is_there).map(|dir| dir.display().to_string()));
+    dirs.push(match environment.get("PATH") {
+        Some(path) if !path.is_empty() => path.to_owned(),
+        _ => "/usr/local/bin:/usr/bin:/bin".to_owned(),
+    });
+    Some(set("PATH", dirs.join(":")))
 }
 
 fn set(name: &str, value: impl ToString) -> EnvChange {

@@ -21,6 +21,10 @@ fn start(agent: Agent) -> Start {
         conversation: CONVERSATION.to_owned(),
         resumes: false,
         is_first: true,
+        sandbox: None,
+        permission_mode: None,
+        auto_allow: true,
+        siblings: Vec::new(),
         timeout: Duration::from_secs(60),
     }
 }
@@ -47,7 +51,10 @@ fn a_command_runs_in_its_working_dir_without_a_terminal() {
     assert_eq!(launch.spec.argv, ["/bin/sh", "-c", "make"]);
     assert_eq!(launch.spec.cwd, Path::new("/p/.worktrees/api/sub"));
     assert_eq!((launch.spec.terminal, &launch.spec.attach_socket), (None, &None));
-    assert_eq!(launch.files, []);
+    let layout = Layout { project: "/p".into(), work: "/p/.work".into() };
+    let start = start(Agent::Command { run: "make".to_owned() });
+    let environment = Environment::default();
+    assert_eq!(files(&start, &layout, Path::new("/opt/loom"), &environment, &Walls::default()), []);
     assert_eq!(value(&launch, "LOOM_SIGNAL"), Some("/p/.work/signals/api.1.md"));
     assert_eq!(value(&launch, "LOOM_SESSION"), Some("api.1"));
     assert_eq!(value(&launch, "GIT_PAGER"), Some("cat"));
@@ -97,11 +104,15 @@ fn a_headless_client_prints_events() {
 #[test]
 fn a_key_reaches_the_client_by_another_name_and_no_file() {
     let key = "sk-ant-secret-0123456789abcdefghijkl";
-    let launch = launched(&start(claude(AgentMode::Interactive)), &[("ANTHROPIC_API_KEY", key)]);
+    let start = start(claude(AgentMode::Interactive));
+    let launch = launched(&start, &[("ANTHROPIC_API_KEY", key)]);
+    let layout = Layout { project: "/p".into(), work: "/p/.work".into() };
+    let environment: Environment = [("ANTHROPIC_API_KEY", key)].into_iter().collect();
+    let files = files(&start, &layout, Path::new("/opt/loom"), &environment, &Walls::default());
     let renamed = EnvChange::Rename { from: "ANTHROPIC_API_KEY".to_owned(), to: "LOOM_ANTHROPIC_API_KEY".to_owned() };
     assert!(launch.spec.env.contains(&renamed));
-    assert!(launch.files[0].content.contains("printenv LOOM_ANTHROPIC_API_KEY"));
-    assert!(!format!("{launch:?}").contains(key));
+    assert!(files[0].content.contains("printenv LOOM_ANTHROPIC_API_KEY"));
+    assert!(!format!("{launch:?}{files:?}").contains(key));
 }
 
 #[test]
@@ -124,4 +135,57 @@ fn a_conversation_is_resumed_when_its_transcript_has_a_message() {
     assert_eq!(option(), format!("--resume={other}"));
     write(CONVERSATION, message);
     assert_eq!(option(), format!("--resume={CONVERSATION}"));
+}
+
+#[test]
+fn a_sandbox_has_walls_caches_and_no_way_out() {
+    let mut start = start(claude(AgentMode::Headless));
+    start.sandbox = Some(crate::model::sandbox::Sandbox {
+        allowed_domains: vec!["example.com".to_owned()],
+        ..crate::model::sandbox::Sandbox::default()
+    });
+    start.auto_allow = false;
+    let launch = launched(&start, &[]);
+    assert_eq!(value(&launch, "XDG_CACHE_HOME"), Some("/p/.work/caches/api"));
+    assert_eq!(value(&launch, "GIT_CONFIG_VALUE_1"), Some("/p/.work/excludes.sandbox"));
+    assert_eq!(value(&launch, "LOOM_AUTO_ALLOW"), Some("0"));
+    let layout = Layout { project: "/p".into(), work: "/p/.work".into() };
+    let walls = Walls {
+        allow_write: vec!["/w".into()],
+        deny_read: vec!["/r".into()],
+        hidden: vec!["/h".into()],
+        shown: vec!["/h/s".into()],
+        frozen: vec!["/f".into()],
+        deny_write: vec!["/d".into()],
+    };
+    let files = files(&start, &layout, Path::new("/opt/loom"), &Environment::default(), &walls);
+    let settings: serde_json::Value = serde_json::from_str(&files[0].content).unwrap();
+    let sandbox = &settings["sandbox"];
+    assert_eq!(sandbox["enabled"], true);
+    assert_eq!(sandbox["failIfUnavailable"], true);
+    assert_eq!(sandbox["allowUnsandboxedCommands"], false);
+    assert_eq!(sandbox["network"]["allowedDomains"], serde_json::json!(["example.com"]));
+    assert_eq!(
+        sandbox["filesystem"],
+        serde_json::json!({
+            "allowWrite": ["/w"], "denyRead": ["/r", "/h"], "allowRead": ["/h/s"], "denyWrite": ["/d", "/f"],
+        })
+    );
+    assert_eq!(
+        settings["permissions"],
+        serde_json::json!({"deny": ["Read(//r)", "Read(//r/**)", "Edit(//d)", "Edit(//d/**)"]})
+    );
+}
+
+#[test]
+fn blocks_of_ports_never_meet_and_stay_below_the_kernels_own() {
+    let mut blocks: Vec<u32> = (0..limits::PARALLEL_MAX).map(|slot| port_base("0123456789ab", slot)).collect();
+    assert!(blocks.windows(2).all(|pair| pair[1] - pair[0] == limits::PORTS_PER_SLOT));
+    blocks.extend(["ffffff000000", "000005000000"].map(|key| port_base(key, limits::PARALLEL_MAX - 1)));
+    assert!(blocks.iter().all(|first| (20_000..32_768 - limits::PORTS_PER_SLOT).contains(first)), "{blocks:?}");
+    let launch = launched(&start(Agent::Command { run: "x".to_owned() }), &[]);
+    let base: u32 = value(&launch, "LOOM_PORT_BASE").unwrap().parse().unwrap();
+    assert_eq!(base % limits::PORTS_PER_SLOT, 0);
+    let key = Layout { project: "/p".into(), work: "/p/.work".into() }.project_key();
+    assert_eq!(value(&launch, "COMPOSE_PROJECT_NAME"), Some(format!("loom-{}-2", &key[..6]).as_str()));
 }

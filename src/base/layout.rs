@@ -52,6 +52,18 @@ impl Layout {
     pub fn excludes(&self) -> PathBuf {
         self.work.join("excludes")
     }
+    /// The same, with what only a sandboxed shell sees in a worktree.
+    pub fn sandbox_excludes(&self) -> PathBuf {
+        self.work.join("excludes.sandbox")
+    }
+    /// Caches of the tools that a stage's sandboxed sessions run.
+    pub fn caches(&self, stage: &StageId) -> PathBuf {
+        self.all_caches().join(stage.as_str())
+    }
+    /// The caches of all stages.
+    pub fn all_caches(&self) -> PathBuf {
+        self.work.join("caches")
+    }
     pub fn stages(&self) -> PathBuf {
         self.work.join("stages")
     }
@@ -79,6 +91,10 @@ impl Layout {
     }
     pub fn outbox(&self, session: &SessionId) -> PathBuf {
         self.session(session).join("outbox")
+    }
+    /// Programs that go before those of the same name in a session's `PATH`.
+    pub fn programs(&self, session: &SessionId) -> PathBuf {
+        self.session(session).join("bin")
     }
     pub fn signals(&self) -> PathBuf {
         self.work.join("signals")

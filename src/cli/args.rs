@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::complete;
 use crate::model::ids::StageId;
+use crate::model::terminal::Terminal;
 
 /// Carries out plans with coding agents: worktrees, proof, and a merge queue that stays green
 #[derive(Debug, Parser)]
@@ -17,6 +19,10 @@ pub struct Args {
     pub directory: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
+}
+
+fn terminals() -> impl TypedValueParser<Value = Terminal> {
+    PossibleValuesParser::new(Terminal::ALL.map(Terminal::as_str)).try_map(|name| name.parse::<Terminal>())
 }
 
 /// The command line as data, for completion.
@@ -54,6 +60,9 @@ pub enum Command {
     /// Look at plans
     #[command(subcommand)]
     Plan(Plan),
+    /// What agents may reach
+    #[command(subcommand)]
+    Sandbox(Sandbox),
     /// List and end sessions
     #[command(subcommand)]
     Sessions(Sessions),
@@ -106,6 +115,12 @@ pub struct Run {
     /// Prove, but ask before landing
     #[arg(long)]
     pub no_merge: bool,
+    /// Give agents no sandbox: they may do what you may
+    #[arg(long)]
+    pub no_sandbox: bool,
+    /// Open a window for each session that has a terminal (`LOOM_TERMINAL` says it for good)
+    #[arg(long, value_name = "KIND", value_parser = terminals())]
+    pub terminal: Option<Terminal>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -318,6 +333,19 @@ pub struct Verify {
     /// Go on without a field that does not work in this version (repeatable)
     #[arg(long, value_name = "NAME", action = ArgAction::Append)]
     pub ignore_field: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Sandbox {
+    /// Print a `sandbox:` for the languages of this project
+    Suggest(Suggest),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Suggest {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

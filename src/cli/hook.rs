@@ -17,7 +17,7 @@ use crate::agent::environment::Environment;
 use crate::base::layout::Layout;
 use crate::client::{self, Client, ClientError};
 use crate::daemon::remains;
-use crate::guard::{self, Verdict};
+use crate::guard::{self, Scene, Verdict};
 use crate::model::effect::Answer;
 use crate::model::event::Request;
 use crate::model::ids::{SessionId, StageId};
@@ -141,8 +141,15 @@ impl Session {
         let worktree = self.worktree(input);
         let cwd = PathBuf::from(&input.cwd);
         let cwd = if cwd.is_absolute() { cwd } else { worktree.clone() };
-        let verdict = match guard::judge_in(&input.tool_name, &input.tool_input, &worktree, &self.layout.project, &cwd)
-        {
+        let scene = Scene {
+            worktree: &worktree,
+            project: &self.layout.project,
+            cwd: &cwd,
+            head_has_landed: &|| self.head_has_landed(&worktree),
+        };
+        let verdict = match guard::judge(&input.tool_name, &input.tool_input, &scene) {
+            // The plan wants a person to be asked about each command.
+            Verdict::Allow if input.tool_name == "Bash" && asks_a_person() => None,
             Verdict::Allow => Some(hooks::allow_tool("allowed by Loom")),
             Verdict::Deny(reason) => Some(hooks::deny_tool(&reason)),
             Verdict::NoOpinion => None,
@@ -186,6 +193,16 @@ impl Session {
              with their reasons, and the next step.",
             self.stage
         ))
+    }
+
+    /// Whether the plan branch has the commit that the worktree is on, which is also so where a
+    /// stage starts.
+    fn head_has_landed(&self, worktree: &Path) -> bool {
+        let Ok(git) = crate::git::Git::find(worktree) else { return false };
+        let (Ok(head), Ok(plans)) = (git.head_of(worktree), git.refs_below("refs/heads/loom/_plan/")) else {
+            return false;
+        };
+        plans.iter().any(|(_, tip)| git.is_ancestor(&head, tip).unwrap_or(false))
     }
 
     /// A tool runs or ran: nobody is waited for any more.
@@ -272,6 +289,11 @@ impl Session {
     fn tell(&self, request: Request) {
         client::tell(&self.layout, request);
     }
+}
+
+/// Set for a stage whose sandbox says `auto_allow: false`.
+fn asks_a_person() -> bool {
+    std::env::var("LOOM_AUTO_ALLOW").is_ok_and(|value| value == "0")
 }
 
 /// What the client says about itself to its children.

@@ -216,16 +216,22 @@ fn scaffold(layout: &Layout) -> Result<(), BootError> {
     let what = || format!("{} cannot be written", layout.work.display());
     super::start::write_ignore(&layout.work).map_err(io(what()))?;
     let mut excludes = user_excludes();
-    excludes.push_str("\n# Loom and the agent's sandbox\n");
-    for pattern in crate::agent::EXCLUDES {
-        excludes.push_str(pattern);
-        excludes.push('\n');
+    let add = |to: &mut String, title: &str, patterns: &[&str]| {
+        to.push_str(&format!("\n# {title}\n"));
+        patterns.iter().for_each(|pattern| to.push_str(&format!("{pattern}\n")));
+    };
+    add(&mut excludes, "Loom", &crate::agent::EXCLUDES);
+    write_if_new(&layout.excludes(), &excludes).map_err(io(what()))?;
+    let masks = crate::model::sandbox::SANDBOX_MASKS.map(|name| format!("/{name}"));
+    add(&mut excludes, "The agent's sandbox", &masks.each_ref().map(String::as_str));
+    write_if_new(&layout.sandbox_excludes(), &excludes).map_err(io(what()))
+}
+
+fn write_if_new(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    match fs_err::read_to_string(path) {
+        Ok(known) if known == text => Ok(()),
+        _ => write_atomic(path, text.as_bytes()),
     }
-    let path = layout.excludes();
-    if fs_err::read_to_string(&path).ok().as_deref() != Some(&excludes) {
-        write_atomic(&path, excludes.as_bytes()).map_err(io(what()))?;
-    }
-    Ok(())
 }
 
 /// The user's own `core.excludesFile`: setting another one must not lose it.

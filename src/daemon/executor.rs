@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::base::fail::{self, Point};
 use crate::base::layout::Layout;
+use crate::base::process;
 use crate::checks::Operator;
 use crate::daemon::dispatcher::Message;
 use crate::git::{Anchored, Followed, Git, GitError, Own, Refs};
@@ -20,6 +21,8 @@ use crate::model::event::{Event, Inspection, RefsSeen, RequestId, StartFailure};
 use crate::model::ids::{Oid, SessionId, StageId};
 use crate::model::plan::stage_branch;
 use crate::model::session::{Exit, SessionState};
+use crate::model::terminal::Terminal;
+use crate::terminal;
 
 /// Shared by all effect threads.
 pub(super) struct Context {
@@ -206,7 +209,7 @@ impl Context {
         match effect {
             Effect::MakePlanBranch { branch, commit } => self.make_plan_branch(&branch, &commit),
             Effect::Start(start) => super::start::start(self, &start),
-            Effect::OpenBarrier { session } => self.open_barrier(&session),
+            Effect::OpenBarrier { session, viewer } => self.open_barrier(&session, viewer),
             Effect::Watch { session } => self.watch(session),
             Effect::EndSession { session, grace, .. } => self.end_session(&session, grace),
             Effect::Inspect { stage, session, worktree, base, request } => {
@@ -241,7 +244,11 @@ impl Context {
             },
             Effect::CleanPlan { plan, stages } => {
                 match self.put_aside(|git| git.clean_plan(&self.layout, &plan, &stages)) {
-                    Ok(rescued) => Event::PlanCleaned { rescued },
+                    Ok(rescued) => {
+                        // Caches can be filled again.
+                        let _ = fs_err::remove_dir_all(self.layout.all_caches());
+                        Event::PlanCleaned { rescued }
+                    }
                     Err(error) => failed("clean up after the plan", &error),
                 }
             }
@@ -276,16 +283,34 @@ impl Context {
         }
     }
 
-    fn open_barrier(&self, session: &SessionId) -> Event {
+    fn open_barrier(&self, session: &SessionId, viewer: Terminal) -> Event {
         let waiting = self.waiting.lock().ok().and_then(|mut waiting| waiting.remove(session));
         // A host that is gone meanwhile is seen by its watch.
         if let Some(waiting) = waiting {
             match waiting.release() {
-                Ok(lifeline) => drop(lifeline),
+                Ok(lifeline) => {
+                    drop(lifeline);
+                    self.show(session, viewer);
+                }
                 Err(error) => tracing::warn!("the host of {session} could not be released: {error}"),
             }
         }
         Event::EffectDone
+    }
+
+    /// Opens a window that is attached to the session. Nothing depends on it.
+    fn show(&self, session: &SessionId, viewer: Terminal) {
+        let has = |program: &str| process::find_program(program).is_some();
+        let viewer = terminal::resolve(viewer, &|name| std::env::var(name).ok(), has);
+        let open = || {
+            let loom = process::this_binary()?.display().to_string();
+            let project = self.layout.project.display().to_string();
+            let command = [loom, "-C".to_owned(), project, "attach".to_owned(), session.to_string()];
+            terminal::open(viewer, &format!("loom {session}"), &command)
+        };
+        if let Err(error) = open() {
+            tracing::warn!("no window was opened for {session}: {error}");
+        }
     }
 
     fn watch(&self, session: SessionId) -> Event {

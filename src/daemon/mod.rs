@@ -11,6 +11,7 @@ mod land;
 pub mod remains;
 pub mod report;
 pub mod rights;
+pub mod sandbox;
 mod server;
 mod start;
 pub mod turn;

@@ -189,7 +189,8 @@ fn running(stage: &Stage, session: &Session) -> String {
             None => "waiting for a person: attach to answer",
         },
     };
-    let sandbox = if session.backend == BackendKind::Claude { ", no sandbox" } else { "" };
+    let is_open = session.backend == BackendKind::Claude && !session.sandboxed;
+    let sandbox = if is_open { ", no sandbox" } else { "" };
     let returned = stage.failures.last().filter(|failure| session.returns > 0 && failure.attempt == session.attempt);
     match (returned, stage.failures.last()) {
         (Some(failure), _) => format!("{doing} on the verdict: {}{sandbox}", failure.text),
@@ -233,6 +234,7 @@ fn session_row(run: &Run, session: &Session) -> SessionRow {
         }
         .to_owned(),
         pid: session.host().map(|host| host.pid),
+        sandboxed: session.sandboxed,
         started_at: session.started_at,
         asks: session.asks.clone(),
         context_percent: usage.map(|usage| usage.percent()),

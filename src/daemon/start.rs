@@ -11,6 +11,7 @@ use crate::base::layout::Layout;
 use crate::base::text::sha256;
 use crate::daemon::executor::Context;
 use crate::daemon::remains::WorkPlace;
+use crate::daemon::sandbox::{self, WallsError};
 use crate::git::{Git, GitError};
 use crate::host::control;
 use crate::model::effect::Start;
@@ -55,9 +56,9 @@ pub(super) fn start(context: &Context, start: &Start) -> Event {
 
 fn hosted(context: &Context, start: &Start) -> Result<(crate::model::session::HostIdentity, String), Trouble> {
     let environment = Environment::of_this_process();
-    if let Err(Unfit { code, text }) = agent::preflight(&start.agent, &environment, &context.layout.project) {
-        let backend = start.agent.kind();
-        return Err(Trouble::Failure(StartFailure::Permanent { code, backend, text }));
+    agent::preflight(&start.agent, &environment, &context.layout.project).map_err(|unfit| is_unfit(start, unfit))?;
+    if start.sandbox.is_some() {
+        sandbox::check(&environment).map_err(|unfit| is_unfit(start, unfit))?;
     }
     let git = context.git()?;
     // A gate is open now; the session starts when it is answered.
@@ -70,6 +71,7 @@ fn hosted(context: &Context, start: &Start) -> Result<(crate::model::session::Ho
     });
     let (waiting, token) = waiting.map_err(|_| std::io::Error::other("starting the host broke off"))??;
     worktree?;
+    write_files(context, &git, start, &environment)?;
     let host = waiting.host().clone();
     if let Ok(mut map) = context.waiting.lock() {
         map.insert(start.session.clone(), waiting);
@@ -85,12 +87,34 @@ fn host_at_barrier(
     let token = prepare_folder(context, start)?;
     let loom = crate::base::process::this_binary()?;
     let launch = agent::launch(start, &context.layout, &loom, environment)?;
-    for file in &launch.files {
-        crate::base::fs::write_atomic(&file.path, file.content.as_bytes())?;
-    }
     let place = WorkPlace { worktree: context.layout.worktree(&start.worktree), base: start.base.clone() };
     crate::base::fs::write_atomic(&context.layout.ground(&start.session), &serde_json::to_vec(&place)?)?;
     Ok((control::spawn(&context.layout.session(&start.session), &launch.spec)?, token))
+}
+
+/// What the agent reads when it starts: only now is its worktree there.
+fn write_files(context: &Context, git: &Git, start: &Start, environment: &Environment) -> Result<(), Trouble> {
+    let layout = &context.layout;
+    let walls = match &start.sandbox {
+        Some(wanted) => sandbox::walls(layout, git, start, wanted).map_err(|error| match error {
+            WallsError::Unfit(unfit) => is_unfit(start, unfit),
+            WallsError::Git(error) => Trouble::Git(error),
+            WallsError::Io(error) => Trouble::Io(error),
+        })?,
+        None => agent::Walls::default(),
+    };
+    if start.sandbox.is_some() {
+        sandbox::put_before(layout, &start.session)?;
+    }
+    let loom = crate::base::process::this_binary()?;
+    for file in agent::files(start, layout, &loom, environment, &walls) {
+        crate::base::fs::write_atomic(&file.path, file.content.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn is_unfit(start: &Start, Unfit { code, text }: Unfit) -> Trouble {
+    permanent(start, code, text)
 }
 
 /// The session's private folder and its token. A host that an earlier daemon left at the

@@ -110,6 +110,8 @@ fn locks_below(dir: &Path, found: &mut Vec<std::path::PathBuf>) {
     for path in entries.flatten().map(|entry| entry.path()) {
         if path.is_dir() {
             locks_below(&path, found);
+        } else if path.file_name().is_some_and(|name| name == super::fence::PLACEHOLDER) {
+            // No lock, only named like one.
         } else if path.extension().is_some_and(|extension| extension == "lock") {
             found.push(path);
         }

@@ -6,6 +6,7 @@ use super::command::run;
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
 use crate::model::ids::{Oid, StageId};
+use crate::model::sandbox::SANDBOX_MASKS;
 
 /// What `git status` says about a worktree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +69,9 @@ impl Git {
             "--ignore-submodules=none",
         ];
         let output = run(self.in_dir(dir, &args), None)?;
-        Ok(parse_status(&output))
+        let mut status = parse_status(&output);
+        status.dirty.retain(|path| !is_mask(dir, path.trim_end_matches('/')));
+        Ok(status)
     }
 
     /// Puts the objects between `base` and `commit` into a pack that survives a power cut,
@@ -162,6 +165,23 @@ impl Git {
 
 fn is_about_another_worktree(stderr: &str) -> bool {
     stderr.contains("/worktrees/") && (stderr.contains("failed to read") || stderr.contains("could not open"))
+}
+
+/// Whether a path of a worktree is only what a running sandbox put there: an empty file in place
+/// of one that could change what runs outside, or a folder of nothing else.
+fn is_mask(dir: &Path, path: &str) -> bool {
+    let full = dir.join(path);
+    let Ok(meta) = full.symlink_metadata() else { return false };
+    if meta.is_dir() {
+        return path == ".claude"
+            && fs_err::read_dir(&full).is_ok_and(|entries| {
+                entries.flatten().all(|entry| {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    name == "settings.local.json" || is_mask(dir, &format!("{path}/{name}"))
+                })
+            });
+    }
+    SANDBOX_MASKS.contains(&path) && (meta.len() == 0 || !meta.is_file()) && !meta.is_symlink()
 }
 
 fn parse_status(output: &[u8]) -> WorktreeStatus {

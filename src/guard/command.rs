@@ -12,15 +12,19 @@ const NESTING_MAX: usize = 8;
 
 /// Why a command line must not run, if it must not. `cwd` is where it starts.
 pub(super) fn refusal(line: &str, ground: &Ground, cwd: &Path) -> Option<String> {
-    let mut walk = Walk { ground, dir: cwd.to_path_buf(), nesting: 0 };
+    let mut walk = Walk { ground, dir: cwd.to_path_buf(), git_dir: None, piped: None, nesting: 0 };
     walk.nodes(&parse(line))
 }
 
 /// Follows a command line from left to right.
 pub(super) struct Walk<'a> {
-    pub(super) ground: &'a Ground,
+    pub(super) ground: &'a Ground<'a>,
     /// The folder that a command would run in, as far as `cd` can be followed.
     pub(super) dir: PathBuf,
+    /// Where `GIT_DIR` or `GIT_WORK_TREE` sends git.
+    pub(super) git_dir: Option<PathBuf>,
+    /// What the command before printed, as far as that can be read off it.
+    piped: Option<String>,
     nesting: usize,
 }
 
@@ -38,7 +42,29 @@ impl Walk<'_> {
     }
     fn simple(&mut self, command: &Simple) -> Option<String> {
         let written = command.writes.iter().find_map(|target| self.protected(target));
-        written.or_else(|| self.words(without_keywords(&command.words), command.input.as_deref()))
+        if written.is_some() {
+            return written;
+        }
+        let before = self.git_dir.clone();
+        self.take_git_dir(&command.words);
+        let words = without_keywords(&command.words);
+        let piped = self.piped.take();
+        let refusal = self.words(words, command.input.as_deref().or(piped.as_deref()));
+        self.piped = printed(words, command.input.as_deref());
+        if words.first().and_then(Word::literal) != Some("export") {
+            self.git_dir = before;
+        }
+        refusal
+    }
+    /// `GIT_DIR=… git`, `env GIT_DIR=… git`, `export GIT_DIR=…`.
+    fn take_git_dir(&mut self, words: &[Word]) {
+        let before_git = words.iter().map_while(Word::literal).take_while(|text| *text != "git");
+        for text in before_git {
+            let value = text.strip_prefix("GIT_DIR=").or_else(|| text.strip_prefix("GIT_WORK_TREE="));
+            if let Some(dir) = value.and_then(|value| self.ground.resolve(&Word::from(value), &self.dir)) {
+                self.git_dir = Some(dir);
+            }
+        }
     }
     /// Judges a program with its arguments; `input`: what it is given to read.
     fn words(&mut self, words: &[Word], input: Option<&str>) -> Option<String> {
@@ -63,6 +89,7 @@ impl Walk<'_> {
             "git" => git::refusal(arguments, self),
             "loom" => loom_refusal(program, arguments),
             "pkill" | "killall" => kill_refusal(arguments),
+            "tar" | "unzip" | "curl" | "wget" => self.unpacked(name, arguments),
             "rm" | "rmdir" | "unlink" | "shred" => self.removal(name, arguments),
             _ => self.file_operation(name, arguments),
         }
@@ -178,10 +205,40 @@ impl Walk<'_> {
             _ => None,
         }
     }
+    /// Programs that write where an option says.
+    fn unpacked(&self, name: &str, arguments: &[Word]) -> Option<String> {
+        let (short, long): (&[&str], &[&str]) = match name {
+            "tar" => (&["-C"], &["--directory="]),
+            "unzip" => (&["-d"], &[]),
+            "curl" => (&["-o", "--output"], &["--output="]),
+            _ => (&["-O", "--output-document", "-P"], &["--output-document=", "--directory-prefix="]),
+        };
+        arguments.iter().enumerate().find_map(|(at, word)| {
+            let text = word.literal()?;
+            if short.contains(&text) {
+                return self.protected(arguments.get(at + 1)?);
+            }
+            let value = long.iter().find_map(|option| text.strip_prefix(option))?;
+            self.protected(&Word::from(value))
+        })
+    }
     /// Why this file cannot be written, if it cannot.
-    fn protected(&self, target: &Word) -> Option<String> {
+    pub(super) fn protected(&self, target: &Word) -> Option<String> {
         let place = self.ground.place(&self.ground.resolve(target, &self.dir)?);
         place.is_protected().then(|| write_refusal(&target.source(), place, self.ground))
+    }
+}
+
+/// What a command prints for the next one to read, when it can be read off its arguments.
+fn printed(words: &[Word], input: Option<&str>) -> Option<String> {
+    let (program, arguments) = words.split_first()?;
+    match program.literal()? {
+        "echo" | "printf" => {
+            let line: Vec<String> = arguments.iter().map(Word::source).collect();
+            Some(line.join(" "))
+        }
+        "cat" if arguments.is_empty() => input.map(str::to_owned),
+        _ => None,
     }
 }
 
@@ -196,7 +253,7 @@ fn without_keywords(mut words: &[Word]) -> &[Word] {
     while let Some((first, rest)) = words.split_first() {
         let is_keyword = matches!(
             first.literal(),
-            Some("if" | "then" | "elif" | "else" | "while" | "until" | "do" | "!" | "{" | "}" | "time")
+            Some("if" | "then" | "elif" | "else" | "while" | "until" | "do" | "!" | "{" | "}")
         );
         if !is_keyword && !is_assignment(first) {
             break;

@@ -64,6 +64,9 @@ pub(super) fn refusal(arguments: &[Word], walk: &Walk) -> Option<String> {
     if let Some(reason) = call.shared_refusal(&walk.ground.branch()) {
         return Some(reason);
     }
+    if let Some(reason) = call.own_refusal(walk) {
+        return Some(reason);
+    }
     if place.is_protected() && !READING.contains(&name) {
         return Some(format!("`git {name}` would run in {}: work only in your own worktree.", place.name()));
     }
@@ -80,7 +83,8 @@ struct Call<'w> {
 
 impl<'w> Call<'w> {
     fn of(arguments: &'w [Word], walk: &Walk) -> Call<'w> {
-        let mut call = Call { subcommand: "", words: Vec::new(), dir: walk.dir.clone(), has_alias: false };
+        let dir = walk.git_dir.clone().unwrap_or_else(|| walk.dir.clone());
+        let mut call = Call { subcommand: "", words: Vec::new(), dir, has_alias: false };
         let mut rest = arguments.iter();
         while let Some(word) = rest.next() {
             let text = word.literal().unwrap_or_default();
@@ -139,6 +143,68 @@ impl<'w> Call<'w> {
     fn writes_user_config(&self) -> bool {
         self.writes_config() && self.words.iter().any(|word| matches!(*word, "--global" | "--system"))
     }
+    /// `git commit --amend`, and no message that says so.
+    fn amends(&self) -> bool {
+        let takes_next = |word: &str| match word.strip_prefix("--") {
+            Some(long) => matches!(
+                long,
+                "message"
+                    | "file"
+                    | "author"
+                    | "date"
+                    | "template"
+                    | "trailer"
+                    | "cleanup"
+                    | "reuse-message"
+                    | "reedit-message"
+                    | "fixup"
+                    | "squash"
+            ),
+            None => word.starts_with('-') && word.ends_with(['m', 'F', 'C', 'c', 't']),
+        };
+        let mut words = self.words.iter().take_while(|word| **word != "--");
+        while let Some(word) = words.next() {
+            if *word == "--amend" {
+                return true;
+            }
+            if takes_next(word) {
+                words.next();
+            }
+        }
+        false
+    }
+    /// Why it must not run even in the own worktree.
+    fn own_refusal(&self, walk: &Walk) -> Option<String> {
+        match self.subcommand {
+            "add" | "stage" if self.has(&["-f", "--force"]) => {
+                let takes_all = self.has(&["-A", "--all"]) || self.operands().is_empty();
+                let is_looms = |path: &&str| {
+                    let path = path.trim_start_matches("./");
+                    let names = [".work", ".worktrees", ".claude/settings.local.json"];
+                    path.is_empty() || path == "." || names.iter().any(|name| path.starts_with(name))
+                };
+                (takes_all || self.operands().iter().any(is_looms)).then(|| {
+                    "That would commit Loom's own files, which are hidden on purpose: `git add` without `-f`, or name \
+                     the one file that you mean."
+                        .to_owned()
+                })
+            }
+            "commit" if self.amends() && (walk.ground.head_has_landed)() => Some(
+                "This commit has landed, or is where the stage started: it cannot be changed. Make a new commit."
+                    .to_owned(),
+            ),
+            "archive" | "bundle" | "checkout-index" | "format-patch" => {
+                let outputs = self.words.iter().enumerate().filter_map(|(at, word)| match *word {
+                    "-o" | "--output" | "create" => self.words.get(at + 1).copied(),
+                    word => ["--output=", "--prefix=", "--output-directory="]
+                        .iter()
+                        .find_map(|option| word.strip_prefix(option)),
+                });
+                outputs.map(Word::from).find_map(|path| walk.protected(&path))
+            }
+            _ => None,
+        }
+    }
     /// Why it must not run in a repository that all worktrees share.
     fn shared_refusal(&self, own_branch: &str) -> Option<String> {
         let operands = self.operands();
@@ -170,6 +236,13 @@ impl<'w> Call<'w> {
                 "The repository's configuration is shared by all worktrees: use `git -c name=value …` for one command."
             }
             "remote" if !matches!(first, "" | "show" | "get-url") => "Remotes are shared by all worktrees: leave them.",
+            "fetch" if operands.iter().any(|spec| moves_a_branch(spec)) => {
+                "That moves a branch of the repository: fetch without `:<branch>`."
+            }
+            "replace" if !operands.is_empty() && !self.has(&["-l", "--list"]) => {
+                "Replacements are shared by all worktrees: leave history as it is."
+            }
+            "notes" if !matches!(first, "" | "list" | "show") => "Notes are shared by all worktrees: leave them.",
             "checkout" | "switch" => return self.switch_refusal(own_branch, &operands),
             _ => return None,
         };
@@ -196,6 +269,12 @@ impl<'w> Call<'w> {
             )
         })
     }
+}
+
+/// `<from>:<to>`, where `to` is no remote-tracking branch.
+fn moves_a_branch(spec: &str) -> bool {
+    let is_address = spec.contains("://") || spec.contains('@');
+    !is_address && spec.split_once(':').is_some_and(|(_, to)| !to.is_empty() && !to.starts_with("refs/remotes/"))
 }
 
 fn is_loom_ref(name: &str) -> bool {

@@ -29,14 +29,22 @@ pub enum Verdict {
     NoOpinion,
 }
 
-/// Judges a call whose relative paths start at the top of the worktree.
-pub fn judge(tool: &str, input: &Value, worktree: &Path, project: &Path) -> Verdict {
-    judge_in(tool, input, worktree, project, worktree)
+/// Where a call is made.
+#[derive(Clone, Copy)]
+pub struct Scene<'a> {
+    /// The session's own worktree.
+    pub worktree: &'a Path,
+    /// The user's checkout.
+    pub project: &'a Path,
+    /// Where relative paths start: the client's shell keeps its folder between calls.
+    pub cwd: &'a Path,
+    /// Whether the commit that the worktree is on has landed, or is where the stage started.
+    pub head_has_landed: &'a dyn Fn() -> bool,
 }
 
-/// Judges a call whose relative paths start at `cwd`: the client's shell keeps its folder between calls.
-pub fn judge_in(tool: &str, input: &Value, worktree: &Path, project: &Path, cwd: &Path) -> Verdict {
-    let ground = Ground::new(worktree, project);
+/// Judges one tool call.
+pub fn judge(tool: &str, input: &Value, scene: &Scene) -> Verdict {
+    let (ground, cwd) = (Ground::new(scene), scene.cwd);
     match tool {
         "Bash" => match input["command"].as_str() {
             Some(line) => match command::refusal(line, &ground, cwd) {

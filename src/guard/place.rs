@@ -2,13 +2,15 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::Scene;
 use super::shell::{Part, Word};
 
 /// The folders of one session, without links in their names.
-#[derive(Debug, Clone)]
-pub(super) struct Ground {
+pub(super) struct Ground<'a> {
     pub(super) worktree: PathBuf,
     pub(super) project: PathBuf,
+    /// Asked only where it matters: it opens the repository.
+    pub(super) head_has_landed: &'a dyn Fn() -> bool,
 }
 
 /// Whose a path is.
@@ -51,9 +53,9 @@ impl Place {
     }
 }
 
-impl Ground {
-    pub(super) fn new(worktree: &Path, project: &Path) -> Ground {
-        Ground { worktree: real(worktree), project: real(project) }
+impl Ground<'_> {
+    pub(super) fn new<'a>(scene: &Scene<'a>) -> Ground<'a> {
+        Ground { worktree: real(scene.worktree), project: real(scene.project), head_has_landed: scene.head_has_landed }
     }
     /// Whose `path` is; it must be absolute.
     pub(super) fn place(&self, path: &Path) -> Place {

@@ -6,8 +6,12 @@ use super::*;
 
 const WORKTREE: &str = "/p/.worktrees/api";
 
+fn scene<'a>(cwd: &'a Path, head_has_landed: &'a dyn Fn() -> bool) -> Scene<'a> {
+    Scene { worktree: Path::new(WORKTREE), project: Path::new("/p"), cwd, head_has_landed }
+}
+
 fn verdict(tool: &str, input: Value) -> Verdict {
-    judge(tool, &input, Path::new(WORKTREE), Path::new("/p"))
+    judge(tool, &input, &scene(Path::new(WORKTREE), &|| false))
 }
 
 #[test]
@@ -114,6 +118,41 @@ fn commands_that_reach_others_are_refused() {
         "loom plan apply x",
         "pkill -f loom",
         "killall claude",
+        "git add -f .work",
+        "git add --force -A",
+        "git add -f .",
+        "git -C . add -f -- .worktrees/web",
+        "git add -f .claude/settings.local.json",
+        "git stage -Af",
+        "git checkout-index -a --prefix=/p/",
+        "git archive HEAD --output=/p/x.tar",
+        "git --work-tree /p reset --hard",
+        "GIT_DIR=/p/.git git update-ref refs/heads/main HEAD",
+        "GIT_WORK_TREE=/p git checkout .",
+        "env GIT_DIR=/p/.git git reset --hard",
+        "nice -n 5 git push",
+        "ionice -c 3 git push",
+        "stdbuf -oL git push",
+        "time -p git push",
+        "exec git push",
+        "command git push",
+        "find . -exec git push \\;",
+        "xargs -I{} git push origin {} < branches",
+        "zsh -c 'git push'",
+        "echo 'git push' | sh",
+        "printf 'rm -rf /p' | bash -s",
+        "cat <<'E' | bash\ngit push\nE",
+        "tar -xf x.tar -C /p",
+        "unzip x.zip -d /p/.work",
+        "curl -o /p/.git/hooks/pre-commit http://x",
+        "wget -O /p/.work/config.toml http://x",
+        "python3 -c 'print(1)' > /p/src/x",
+        "rsync -a --delete ./ /p/",
+        "git fetch . HEAD:main",
+        "git fetch origin +main:main",
+        "git replace HEAD~1 HEAD",
+        "git notes add -m x",
+        "git bundle create /p/x.bundle HEAD",
     ];
     for line in lines {
         assert!(matches!(verdict("Bash", json!({"command": line})), Verdict::Deny(_)), "allowed: {line}");
@@ -214,6 +253,26 @@ fn ordinary_work_and_innocent_look_alikes_are_allowed() {
         "kill 123",
         "timeout 60 cargo test",
         "xargs -0 rm -f < list",
+        "git add .",
+        "git add -f target/keep.bin",
+        "git add -A -- src",
+        "git commit --amend -m 'rm -rf /'",
+        "git archive HEAD | tar -x -C /tmp/x",
+        "git fetch origin main",
+        "git fetch --all --prune",
+        "git notes show",
+        "git bundle create /tmp/x.bundle HEAD",
+        "tar -xf x.tar",
+        "tar -C sub -czf out.tgz .",
+        "unzip -l x.zip",
+        "curl -fsS -o page.html http://x",
+        "wget -q -O - http://x",
+        "echo 'ls' | sh",
+        "printf 'a\\nb\\n' | bash -c 'cat'",
+        "GIT_DIR=.git git status",
+        "rsync -a src/ /tmp/copy/",
+        "time cargo build",
+        "echo 'git push' | tee notes.md",
     ];
     for line in lines {
         assert_eq!(verdict("Bash", json!({"command": line})), Verdict::Allow, "{line}");
@@ -268,7 +327,8 @@ fn a_link_does_not_lead_out() {
     fs_err::create_dir_all(&worktree).unwrap();
     fs_err::create_dir_all(project.join(".work")).unwrap();
     std::os::unix::fs::symlink(project.join(".work"), worktree.join("out")).unwrap();
-    let judged = |path: &str| judge("Write", &json!({"file_path": path}), &worktree, &project);
+    let scene = Scene { worktree: &worktree, project: &project, cwd: &worktree, head_has_landed: &|| false };
+    let judged = |path: &str| judge("Write", &json!({"file_path": path}), &scene);
     assert!(matches!(judged("out/journal.jsonl"), Verdict::Deny(_)));
     assert_eq!(judged("in/journal.jsonl"), Verdict::Allow);
 }
@@ -276,7 +336,7 @@ fn a_link_does_not_lead_out() {
 #[test]
 fn the_folder_of_the_shell_counts() {
     let sub = Path::new("/p/.worktrees/api/sub");
-    let judged = |line: &str| judge_in("Bash", &json!({"command": line}), Path::new(WORKTREE), Path::new("/p"), sub);
+    let judged = |line: &str| judge("Bash", &json!({"command": line}), &scene(sub, &|| false));
     assert_eq!(judged("rm -rf ../build"), Verdict::Allow);
     assert!(matches!(judged("rm -rf ../../web"), Verdict::Deny(_)));
 }
@@ -300,4 +360,34 @@ fn a_refusal_says_what_to_do_instead() {
         "`loom stage approve` is for the person who runs the plan. You have `loom signal`, `loom stage complete <stage>` \
          and, when you cannot go on, `loom stage block <stage>` with the reason."
     );
+}
+
+#[test]
+fn what_has_landed_is_not_amended() {
+    let judged =
+        |line: &str, landed: bool| judge("Bash", &json!({"command": line}), &scene(Path::new(WORKTREE), &|| landed));
+    for line in ["git commit --amend", "git commit -a --amend -m x", "env A=1 git -C sub commit --amend --no-edit"] {
+        assert_eq!(judged(line, false), Verdict::Allow, "{line}");
+        assert!(matches!(judged(line, true), Verdict::Deny(why) if why.contains("a new commit")), "{line}");
+    }
+    for line in ["git commit -m '--amend'", "git log --grep=--amend", "git commit -m x -- --amend"] {
+        assert_eq!(judged(line, true), Verdict::Allow, "{line}");
+    }
+}
+
+#[test]
+fn a_decision_takes_less_than_a_millisecond() {
+    // The slowest kind of line: long, nested, with many paths that have to be looked up.
+    let long = "cd sub && env A=1 bash -c \"rm -rf ./a/$(echo b)/c ../d && cp x y\" | tee -a out/log.txt; ".repeat(20);
+    let input = json!({"command": long});
+    let mut times: Vec<std::time::Duration> = (0..50)
+        .map(|_| {
+            let begin = std::time::Instant::now();
+            let _ = judge("Bash", &input, &scene(Path::new(WORKTREE), &|| false));
+            begin.elapsed()
+        })
+        .collect();
+    times.sort();
+    // Twenty ordinary lines in one, in a build without optimisation: a millisecond for each.
+    assert!(times[25] < std::time::Duration::from_millis(20), "{:?}", times[25]);
 }

@@ -10,6 +10,8 @@ use crate::model::effect::{Effect, Prove, Start};
 use crate::model::event::Entry;
 use crate::model::ids::{Oid, StageId};
 use crate::model::limits::{LANDED_GRACE, SESSION_TIMEOUT, TIDY_AT};
+use crate::model::plan::{StageSpec, StageType};
+use crate::model::sandbox::{KNOWLEDGE_BASE, Sandbox};
 use crate::model::session::{EndReason, Session, SessionState};
 use crate::model::stage::{Phase, StageState};
 
@@ -88,6 +90,15 @@ fn for_session(run: &Run, session: &Session) -> Vec<Effect> {
     }
 }
 
+/// The knowledge base is written by the stages that are there for it.
+fn sandbox(spec: &StageSpec) -> Sandbox {
+    let mut sandbox = spec.sandbox.clone();
+    if matches!(spec.stage_type, StageType::Standard | StageType::CodeReview) {
+        sandbox.deny_write.push(KNOWLEDGE_BASE.to_owned());
+    }
+    sandbox
+}
+
 fn start(stage: &Stage, session: &Session, run: &Run) -> Start {
     Start {
         session: session.id.clone(),
@@ -101,6 +112,10 @@ fn start(stage: &Stage, session: &Session, run: &Run) -> Start {
         conversation: session.conversation.clone(),
         resumes: session.resumes,
         is_first: !run.sessions.values().any(|other| other.stage == session.stage && other.id != session.id),
+        sandbox: session.sandboxed.then(|| sandbox(&stage.spec)),
+        permission_mode: stage.spec.sandbox.permission_mode,
+        auto_allow: stage.spec.sandbox.auto_allow,
+        siblings: run.stages.keys().filter(|id| **id != session.stage).cloned().collect(),
         timeout: stage.spec.timeout_secs.map_or(SESSION_TIMEOUT, Duration::from_secs),
     }
 }

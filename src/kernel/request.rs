@@ -9,7 +9,7 @@ use super::schedule;
 use super::text;
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::effect::{Answer, Effect};
-use crate::model::event::{Caller, Ground, PlanSource, Request, RequestId};
+use crate::model::event::{Caller, Ground, PlanSource, Request, RequestId, Right};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::handoff::Handoff;
@@ -28,8 +28,10 @@ pub(super) fn decide(
     request: &Request,
     draft: &mut Draft,
 ) -> Result<(), Refusal> {
+    if request.right() == Right::Operator {
+        operator_only(caller, if matches!(request, Request::LoadPlan { .. }) { "load a plan" } else { "do that" })?;
+    }
     if let Request::LoadPlan { plan, source, ground, clean } = request {
-        operator_only(caller, "load a plan")?;
         return load_plan(world, id, (plan, source, ground, *clean), draft);
     }
     let run = world
@@ -48,10 +50,7 @@ pub(super) fn decide(
         Request::Measured { session, usage, hears } => asked.measured(session, usage, *hears, draft),
         Request::Handoff { stage, handoff } => asked.handoff(stage, handoff, draft),
         Request::Compacting { session, remains } => asked.compacting(session, remains, draft),
-        operator => {
-            operator_only(caller, "do that")?;
-            asked.operator(operator, draft)
-        }
+        operator => asked.operator(operator, draft),
     }
 }
 

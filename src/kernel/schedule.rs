@@ -14,7 +14,7 @@ use crate::model::event::{Entry, RunOptions};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::{SessionId, StageId};
-use crate::model::plan::Landing;
+use crate::model::plan::{BackendKind, Landing, StageSpec};
 use crate::model::session::{Exit, Session, SessionState};
 use crate::model::stage::{Phase, StageState};
 
@@ -143,7 +143,7 @@ fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
         if probes {
             draft.fact(Fact::LaneProbed { backend, session: SessionId::of(&stage.spec.id, stage.sessions + 1) });
         }
-        start(run, stage, slot, draft);
+        start(world, run, stage, slot, draft);
     }
 }
 
@@ -159,7 +159,7 @@ fn may_start(run: &Run, stage: &Stage, now: jiff::Timestamp) -> bool {
         && !run.live_sessions().any(|session| session.stage == stage.spec.id)
 }
 
-fn start(run: &Run, stage: &Stage, slot: u32, draft: &mut Draft) {
+fn start(world: &World, run: &Run, stage: &Stage, slot: u32, draft: &mut Draft) {
     let Some(tip) = &run.tip else { return };
     let id = &stage.spec.id;
     let fence = stage.sessions + 1;
@@ -176,6 +176,7 @@ fn start(run: &Run, stage: &Stage, slot: u32, draft: &mut Draft) {
             worktree: worktree(id, fence, previous),
             conversation,
             resumes: stage.resume.is_some(),
+            sandboxed: is_sandboxed(&stage.spec, world.options.no_sandbox),
         },
     ));
     if stage.paused.is_some() {
@@ -184,6 +185,11 @@ fn start(run: &Run, stage: &Stage, slot: u32, draft: &mut Draft) {
     }
     let base = stage.base.clone().unwrap_or_else(|| tip.clone());
     draft.stage(id, StageChange::Started { attempt, session, base });
+}
+
+/// Whether the stage's agent gets a sandbox. A `run:` has none: it is the author's own command.
+pub fn is_sandboxed(spec: &StageSpec, no_sandbox: bool) -> bool {
+    spec.sandbox.enabled && !no_sandbox && spec.agent.kind() != BackendKind::Command
 }
 
 /// The folder of the stage's worktree. A host that left no record may have left
@@ -231,6 +237,7 @@ pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
             use crate::model::stage::BlockCode;
             Some(match reason.code {
                 BlockCode::AgentMissing | BlockCode::NotOnboarded | BlockCode::NotLoggedIn => "claude".to_owned(),
+                BlockCode::SandboxMissing => "loom run".to_owned(),
                 BlockCode::ProofFailed => format!("loom merge {id}"),
                 _ => format!("loom stage retry {id}"),
             })

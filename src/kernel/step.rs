@@ -9,9 +9,11 @@ use crate::model::effect::Effect;
 use crate::model::event::{Event, StartFailure};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::ids::{Oid, SessionId};
+use crate::model::plan::{Agent, AgentMode};
 use crate::model::refusal::{Refusal, RefusalKind};
 use crate::model::session::{Exit, SessionEnd};
 use crate::model::stage::StageState;
+use crate::model::terminal::Terminal;
 
 /// Decides what `event` means. Pure: same inputs, same answer.
 ///
@@ -49,7 +51,7 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
             if run.sessions.get(session).is_some_and(|session| session.host().is_none() && !session.is_over()) {
                 let change = SessionChange::Hosted { host: host.clone(), token_sha256: token_sha256.clone() };
                 draft.fact(Fact::session(session, change));
-                draft.effect(Effect::OpenBarrier { session: session.clone() });
+                draft.effect(Effect::OpenBarrier { session: session.clone(), viewer: viewer(world, run, session) });
             }
         }
         Event::StartFailed { session, why } => start_failed(world, run, session, why, draft),
@@ -122,5 +124,13 @@ fn start_failed(world: &World, run: &Run, session: &SessionId, why: &StartFailur
             }
             draft.stage(&known.stage, StageChange::Blocked { reason });
         }
+    }
+}
+
+/// Only what runs in a terminal can be shown in one.
+fn viewer(world: &World, run: &Run, session: &SessionId) -> Terminal {
+    match run.stages.get(&session.stage()).map(|stage| &stage.spec.agent) {
+        Some(Agent::Claude { mode: AgentMode::Interactive, .. }) => world.options.terminal,
+        _ => Terminal::None,
     }
 }

@@ -19,8 +19,10 @@ use crate::model::ids::{GateId, Oid, PlanId, SessionId, StageId};
 use crate::model::judge::Touched;
 use crate::model::plan::{Advice, Agent, BackendKind, Landing, Plan, Priority, StageSpec, StageType};
 use crate::model::refusal::RefusalKind;
+use crate::model::sandbox::Sandbox;
 use crate::model::session::{Activity, EndReason, Exit, GaveUp, HostIdentity};
 use crate::model::stage::{BlockCode, CheckResult, Phase, StageState, StateKind};
+use crate::model::usage::Usage;
 
 fn id(text: &str) -> StageId {
     StageId::new(text).unwrap()
@@ -52,6 +54,7 @@ fn spec(name: &str, after: &[&str], agent: Agent) -> StageSpec {
         parallel_group: None,
         context_budget: 65,
         advice: Advice::default(),
+        sandbox: Sandbox::default(),
     }
 }
 
@@ -737,5 +740,107 @@ fn no_sequence_of_events_breaks_a_rule_or_gets_stuck_in_a_loop() {
         let live = run.live_sessions().filter(|session| session.stage == id("a")).count();
         assert!(live <= 1, "seed {seed}: {live} live sessions");
         assert!(run.open_gates().all(|gate| gate.id <= GateId(sim.world.gates_opened)), "seed {seed}");
+    }
+}
+
+/// One request of every kind, about stage `a` and its session. The match has no `_`: a new
+/// kind of request does not compile until it is in the table.
+fn every_request() -> Vec<Request> {
+    let (stage, session, reason) = (id("a"), SessionId::new("a.1").unwrap(), "x".to_owned());
+    let subject = GateTarget::Stage { stage: stage.clone() };
+    let loaded = LoadedPlan::default();
+    let all = vec![
+        Request::LoadPlan { plan: loaded.plan, source: loaded.source, ground: loaded.ground, clean: true },
+        Request::Submit { stage: stage.clone() },
+        Request::Block { stage: stage.clone(), reason: reason.clone() },
+        Request::Retry { stage: stage.clone(), context: None },
+        Request::Resume { stage: stage.clone() },
+        Request::Reset { stage: stage.clone(), reason: reason.clone() },
+        Request::Hold { stage: stage.clone() },
+        Request::Release { stage: stage.clone() },
+        Request::Skip { stage: stage.clone(), reason: reason.clone(), go_on: true },
+        Request::Approve { subject: subject.clone(), reason: reason.clone() },
+        Request::Reject { subject, reason },
+        Request::Merge { stage: Some(stage) },
+        Request::KillSession { session: session.clone() },
+        Request::Stop { kill: true },
+        Request::TurnEnded { session: session.clone(), waits: false },
+        Request::TurnFailed { session: session.clone(), why: GaveUp::NotLoggedIn },
+        Request::Activity { session: session.clone(), activity: Activity::Idle, asks: None },
+        Request::Measured { session: session.clone(), usage: Usage::default(), hears: true },
+        Request::Handoff { stage: id("a"), handoff: Box::default() },
+        Request::Compacting { session, remains: Box::default() },
+        Request::Waits { stage: id("a"), asks: None },
+    ];
+    let number = |request: &Request| match request {
+        Request::LoadPlan { .. } => 0,
+        Request::Submit { .. } => 1,
+        Request::Block { .. } => 2,
+        Request::Retry { .. } => 3,
+        Request::Resume { .. } => 4,
+        Request::Reset { .. } => 5,
+        Request::Hold { .. } => 6,
+        Request::Release { .. } => 7,
+        Request::Skip { .. } => 8,
+        Request::Approve { .. } => 9,
+        Request::Reject { .. } => 10,
+        Request::Merge { .. } => 11,
+        Request::KillSession { .. } => 12,
+        Request::Stop { .. } => 13,
+        Request::TurnEnded { .. } => 14,
+        Request::TurnFailed { .. } => 15,
+        Request::Activity { .. } => 16,
+        Request::Measured { .. } => 17,
+        Request::Handoff { .. } => 18,
+        Request::Compacting { .. } => 19,
+        Request::Waits { .. } => 20,
+    };
+    assert!(all.iter().enumerate().all(|(at, request)| number(request) == at));
+    all
+}
+
+struct LoadedPlan {
+    plan: Box<Plan>,
+    source: PlanSource,
+    ground: Ground,
+}
+
+impl Default for LoadedPlan {
+    fn default() -> Self {
+        let sim = Sim::new(vec![spec("a", &[], command())]);
+        let run = sim.world.run.unwrap();
+        LoadedPlan { plan: Box::new(run.plan), source: run.source, ground: run.ground }
+    }
+}
+
+#[test]
+fn every_role_may_do_what_the_table_of_rights_says() {
+    use crate::model::event::Right;
+    let session = |name: &str| Caller::Agent { session: SessionId::new(name).unwrap() };
+    // `a.1` holds the lease of `a`, `b.1` another one, `z.1` is nobody's.
+    let roles = [
+        ("operator", Caller::Operator),
+        ("holder", session("a.1")),
+        ("another", session("b.1")),
+        ("another epoch", session("a.7")),
+        ("nobody's", session("z.1")),
+    ];
+    for request in every_request() {
+        for (role, caller) in &roles {
+            let mut sim = Sim::new(vec![spec("a", &[], claude()), spec("b", &[], claude())]);
+            sim.schedule().hosted("a.1").hosted("b.1");
+            let event = Event::Request { id: RequestId(1), caller: caller.clone(), request: request.clone() };
+            let answer = step(&sim.world, &event, sim.now);
+            let is_refused =
+                answer.as_ref().is_err_and(|refusal| refusal.kind == crate::model::refusal::RefusalKind::Rights);
+            let may = match request.right() {
+                Right::Operator => *role == "operator",
+                Right::Stage => matches!(*role, "operator" | "holder"),
+                Right::Session => *role == "holder",
+            };
+            assert_eq!(!is_refused, may, "{role}: {request:?}: {answer:?}");
+            // What is not their right leaves no trace at all.
+            assert!(may || answer.is_err(), "{role}: {request:?}");
+        }
     }
 }

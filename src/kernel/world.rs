@@ -535,7 +535,7 @@ impl Run {
     }
 
     fn apply_session(&mut self, id: &SessionId, change: &SessionChange, at: Timestamp) {
-        if let SessionChange::Planned { attempt, backend, slot, worktree, conversation, resumes } = change {
+        if let SessionChange::Planned { attempt, backend, slot, worktree, conversation, resumes, sandboxed } = change {
             let session = Session {
                 id: id.clone(),
                 stage: id.stage(),
@@ -545,6 +545,7 @@ impl Run {
                 worktree: worktree.clone(),
                 conversation: conversation.clone(),
                 resumes: *resumes,
+                sandboxed: *sandboxed,
                 state: SessionState::Planned,
                 activity: Activity::Working,
                 asks: None,

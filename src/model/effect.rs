@@ -15,8 +15,8 @@ pub enum Effect {
     MakePlanBranch { branch: String, commit: Oid },
     /// Prepare the worktree and start a host that waits at the barrier.
     Start(Box<Start>),
-    /// Open the start barrier.
-    OpenBarrier { session: SessionId },
+    /// Open the start barrier, and a window that shows the session.
+    OpenBarrier { session: SessionId, viewer: super::terminal::Terminal },
     /// Wait for the end of a session's host.
     Watch { session: SessionId },
     /// End a session's whole process tree after `grace`.
@@ -60,6 +60,13 @@ pub struct Start {
     pub resumes: bool,
     /// No session of the stage was there before in this plan.
     pub is_first: bool,
+    /// None: the agent's shell may do what the user may.
+    pub sandbox: Option<super::sandbox::Sandbox>,
+    pub permission_mode: Option<super::sandbox::PermissionMode>,
+    /// Shell commands run without a person's word, when the guard has nothing against them.
+    pub auto_allow: bool,
+    /// The other stages of the plan.
+    pub siblings: Vec<StageId>,
     pub timeout: Duration,
 }
 

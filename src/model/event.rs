@@ -237,6 +237,45 @@ pub enum Request {
     },
 }
 
+/// Who may ask for something: the one table of rights, for every door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// A person, outside of every session.
+    Operator,
+    /// The holder of the stage's lease, and a person.
+    Stage,
+    /// The session itself, and nobody for it.
+    Session,
+}
+
+impl Request {
+    /// Who may ask for this.
+    pub fn right(&self) -> Right {
+        match self {
+            Request::LoadPlan { .. }
+            | Request::Retry { .. }
+            | Request::Resume { .. }
+            | Request::Reset { .. }
+            | Request::Hold { .. }
+            | Request::Release { .. }
+            | Request::Skip { .. }
+            | Request::Approve { .. }
+            | Request::Reject { .. }
+            | Request::Merge { .. }
+            | Request::KillSession { .. }
+            | Request::Stop { .. } => Right::Operator,
+            Request::Submit { .. } | Request::Block { .. } | Request::Handoff { .. } | Request::Waits { .. } => {
+                Right::Stage
+            }
+            Request::TurnEnded { .. }
+            | Request::TurnFailed { .. }
+            | Request::Activity { .. }
+            | Request::Measured { .. }
+            | Request::Compacting { .. } => Right::Session,
+        }
+    }
+}
+
 /// What `approve` and `reject` name: the open gate of a stage, or a gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "target", rename_all = "kebab-case")]
@@ -278,6 +317,12 @@ pub struct RunOptions {
     pub only: Option<StageId>,
     /// Prove, but do not land without a person.
     pub no_merge: bool,
+    /// Sessions get no sandbox, whatever the plan says.
+    #[serde(default)]
+    pub no_sandbox: bool,
+    /// Where windows open that show sessions.
+    #[serde(default)]
+    pub terminal: super::terminal::Terminal,
     /// First pause after a crash, in milliseconds; none: the default.
     pub backoff_ms: Option<u64>,
 }

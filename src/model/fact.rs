@@ -251,6 +251,9 @@ pub enum SessionChange {
         worktree: String,
         conversation: String,
         resumes: bool,
+        /// Its agent's shell is in a sandbox.
+        #[serde(default)]
+        sandboxed: bool,
     },
     Hosted {
         host: HostIdentity,

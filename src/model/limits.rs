@@ -25,6 +25,12 @@ pub const CONTEXT_BUDGET_MAX: u32 = 80;
 pub const PARALLEL_DEFAULT: u32 = 4;
 /// Most sessions at once.
 pub const PARALLEL_MAX: u32 = 100;
+/// Ports of a slot, counted from `LOOM_PORT_BASE`.
+pub const PORTS_PER_SLOT: u32 = 20;
+/// The first port of all slots. The last one is below 32768, where the kernel takes its own from.
+pub const PORT_FIRST: u32 = 20_000;
+/// Where the slots of a project may start: so many places, one after the other.
+pub const PORT_PLACES: u32 = 6;
 /// Default number of further attempts after the first.
 pub const RETRIES_DEFAULT: u32 = 3;
 /// Most further attempts.

@@ -12,6 +12,8 @@ pub mod judge;
 pub mod limits;
 pub mod plan;
 pub mod refusal;
+pub mod sandbox;
 pub mod session;
 pub mod stage;
+pub mod terminal;
 pub mod usage;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{ChangeImpact, Check, Criteria};
 use super::ids::{PlanId, StageId};
 use super::limits::CONTEXT_BUDGET_DEFAULT;
+use super::sandbox::Sandbox;
 
 /// One authored plan, validated: ids are unique, dependencies exist, no cycle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,9 @@ pub struct StageSpec {
     pub timeout_secs: Option<u64>,
     /// Lands without asking once it is proven.
     pub auto_merge: bool,
+    /// Of its agent; a `run:` has none.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// Stages of one group are meant to run side by side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel_group: Option<String>,

@@ -22,6 +22,9 @@ pub struct Session {
     pub conversation: String,
     /// Whether it continues that conversation instead of starting it.
     pub resumes: bool,
+    /// Its agent's shell is in a sandbox.
+    #[serde(default)]
+    pub sandboxed: bool,
     pub state: SessionState,
     pub activity: Activity,
     /// What it asks a person, while it waits for one.

@@ -136,6 +136,7 @@ pub enum BlockCode {
     NotOnboarded,
     NotLoggedIn,
     AgentRefused,
+    SandboxMissing,
     WorktreeFailed,
     ProofFailed,
     ByAgent,
@@ -153,6 +154,7 @@ impl BlockCode {
             BlockCode::NotOnboarded => "not-onboarded",
             BlockCode::NotLoggedIn => "not-logged-in",
             BlockCode::AgentRefused => "agent-refused",
+            BlockCode::SandboxMissing => "sandbox-missing",
             BlockCode::WorktreeFailed => "worktree-failed",
             BlockCode::ProofFailed => "proof-failed",
             BlockCode::ByAgent => "by-agent",
@@ -163,7 +165,10 @@ impl BlockCode {
     /// Whether every session of the same backend would fail the same way, so
     /// that no other one is started until a person has mended it.
     pub fn parks_the_backend(self) -> bool {
-        matches!(self, BlockCode::AgentMissing | BlockCode::NotOnboarded | BlockCode::NotLoggedIn)
+        matches!(
+            self,
+            BlockCode::AgentMissing | BlockCode::NotOnboarded | BlockCode::NotLoggedIn | BlockCode::SandboxMissing
+        )
     }
 }
 

@@ -101,9 +101,11 @@ impl Reader<'_, '_> {
         }
         let of_a_model = own.model.is_some() || own.effort.is_some() || own.mode.is_some();
         let told = ["execution_mode", "code_review", "ultracode", "implementers", "subagent_timeout_secs"];
-        let names = ["model", "reasoning_effort"].into_iter().chain(told).chain(of_a_model.then_some("agent"));
+        let names =
+            ["model", "reasoning_effort", "sandbox"].into_iter().chain(told).chain(of_a_model.then_some("agent"));
         for (name, entry) in names.filter_map(|name| fields.entry(name).map(|entry| (name, entry))) {
-            let message = format!("`{name}` has no effect: `run` carries the stage out with no model");
+            let why = if name == "sandbox" { "outside of every sandbox" } else { "with no model" };
+            let message = format!("`{name}` has no effect: `run` carries the stage out {why}");
             self.report.warning(&entry.key_span, message).field(name);
         }
         Some(Agent::Command { run: run.to_owned() })

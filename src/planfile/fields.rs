@@ -48,6 +48,7 @@ pub const MODES: &[&str] = &["interactive", "headless"];
 pub const EFFORTS: &[&str] = &["low", "medium", "high", "xhigh", "max"];
 pub const LANDINGS: &[&str] = &["each", "end", "manual"];
 pub const STAGE_TYPES: &[&str] = &["standard", "knowledge", "integration-verify", "knowledge-distill", "code-review"];
+pub const PERMISSION_MODES: &[&str] = &["auto", "accept-edits", "plan", "default"];
 pub const PRIORITIES: &[&str] = &["p0", "p1", "p2", "p3"];
 pub const EXECUTION_MODES: &[&str] = &["single", "team"];
 /// Short names of models that the `claude` backend takes; full names start with `claude-`.
@@ -67,7 +68,7 @@ pub const PLAN: &[Field] = &[
     works("acceptance", Shape::Any),
     works("landing", Shape::Any),
     works("auto_merge", Shape::Any),
-    refused("sandbox", Shape::Map(SANDBOX)),
+    works("sandbox", Shape::Any),
     works("protected", Shape::Any),
     refused("change_impact", Shape::Any),
     foreign("adjudication", Shape::Any),
@@ -96,7 +97,7 @@ pub const STAGE: &[Field] = &[
     works("priority", Shape::Any),
     works("hold", Shape::Any),
     works("auto_merge", Shape::Any),
-    refused("sandbox", Shape::Map(SANDBOX)),
+    works("sandbox", Shape::Any),
     works("artifacts", Shape::Any),
     works("wiring", Shape::Any),
     works("wiring_tests", Shape::Any),
@@ -138,23 +139,25 @@ pub const CHECK: &[Field] = &[
 pub const AGENT: &[Field] =
     &[works("backend", Shape::Any), works("model", Shape::Any), works("effort", Shape::Any), works("mode", Shape::Any)];
 
-const SANDBOX: &[Field] = &[
-    works("enabled", Shape::Bool),
-    works("auto_allow", Shape::Bool),
-    works("permission_mode", Shape::OneOf(&["auto", "accept-edits", "plan", "default"])),
-    works("excluded_commands", Shape::Texts),
-    works("filesystem", Shape::Map(SANDBOX_FILES)),
-    works("network", Shape::Map(SANDBOX_NETWORK)),
-    works("linux", Shape::Map(&[works("enable_weaker_nested", Shape::Bool)])),
+/// Fields of `sandbox:`.
+pub const SANDBOX: &[Field] = &[
+    works("enabled", Shape::Any),
+    works("auto_allow", Shape::Any),
+    works("permission_mode", Shape::Any),
+    works("excluded_commands", Shape::Any),
+    works("filesystem", Shape::Any),
+    works("network", Shape::Any),
+    works("linux", Shape::Any),
 ];
-const SANDBOX_FILES: &[Field] =
-    &[works("deny_read", Shape::Texts), works("deny_write", Shape::Texts), works("allow_write", Shape::Texts)];
-const SANDBOX_NETWORK: &[Field] = &[
-    works("allowed_domains", Shape::Texts),
-    works("additional_domains", Shape::Texts),
-    works("allow_local_binding", Shape::Bool),
+pub const SANDBOX_FILES: &[Field] =
+    &[works("deny_read", Shape::Any), works("deny_write", Shape::Any), works("allow_write", Shape::Any)];
+pub const SANDBOX_NETWORK: &[Field] = &[
+    works("allowed_domains", Shape::Any),
+    works("additional_domains", Shape::Any),
+    works("allow_local_binding", Shape::Any),
     works("allow_unix_sockets", Shape::Any),
 ];
+pub const SANDBOX_LINUX: &[Field] = &[works("enable_weaker_nested", Shape::Any)];
 pub const CHANGE_IMPACT: &[Field] = &[
     works("baseline_command", Shape::Text),
     works("compare_command", Shape::Text),
@@ -184,7 +187,6 @@ pub const CODE_REVIEW: &[Field] = &[works("dimensions", Shape::Any), works("requ
 /// Names that `--ignore-field` takes.
 pub fn ignorable() -> impl Iterator<Item = &'static str> {
     let plan = PLAN.iter().filter(|field| field.effect == Effect::Refused);
-    // `sandbox` is in both tables.
-    let stage = STAGE.iter().filter(|field| field.effect == Effect::Refused && field.name != "sandbox");
+    let stage = STAGE.iter().filter(|field| field.effect == Effect::Refused);
     plan.chain(stage).map(|field| field.name)
 }

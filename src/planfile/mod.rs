@@ -6,7 +6,7 @@
 //! markdown   title, prose, where the YAML is   reader   typed access that collects problems
 //! shell      what can be seen in a command     analysis, places   what the plan as a whole will do
 //! suggest    checks that would fit a stage
-//! yaml       the YAML library, positions       stage, agent, checks, criteria, graph   what the values mean
+//! yaml       the YAML library, positions       stage, agent, sandbox, checks, criteria, graph   what the values mean
 //! ```
 //!
 //! Nothing here reads a file or knows a repository.
@@ -21,6 +21,7 @@ mod graph;
 mod markdown;
 mod places;
 mod reader;
+mod sandbox;
 mod shell;
 mod source;
 mod stage;
@@ -46,6 +47,7 @@ use diagnostic::{Report, quoted};
 use markdown::Document;
 use places::Places;
 use reader::{Fields, Reader};
+use sandbox::SandboxFields;
 use source::Source;
 use stage::{Defaults, StageDraft};
 use yaml::{Node, Value};
@@ -159,12 +161,13 @@ impl Reader<'_, '_> {
         let agent = fields.get("agent").map_or_else(AgentFields::default, |node| self.agent(node));
         let auto_merge = fields.get("auto_merge").and_then(|node| self.boolean(node, "auto_merge")).unwrap_or(true);
         let parallel = fields.get("max_parallel").and_then(|n| self.int(n, "max_parallel", 1, i64::from(PARALLEL_MAX)));
+        let sandbox = fields.get("sandbox").map_or_else(SandboxFields::default, |node| self.sandbox(node));
         let acceptance = fields.get("acceptance").map_or_else(Vec::new, |node| self.checks(node, "acceptance"));
         let protected =
             self.wanted(&fields, "protected").map_or_else(Vec::new, |node| self.globs(node, "protected", "."));
         let change_impact = self.wanted(&fields, "change_impact").and_then(|node| self.change_impact(node));
         let landing = fields.get("landing").and_then(|node| self.one_of(node, "landing", fields::LANDINGS));
-        let drafts = self.stages(&fields, body, &Defaults { agent, auto_merge });
+        let drafts = self.stages(&fields, body, &Defaults { agent, auto_merge, sandbox });
         let max_parallel = parallel.and_then(|n| u32::try_from(n).ok()).unwrap_or(PARALLEL_DEFAULT);
         let graph = graph::check(&drafts, self.source, self.report);
         let summary = graph

@@ -4,6 +4,7 @@ use super::agent::AgentFields;
 use super::diagnostic::quoted;
 use super::fields::{self, Effect};
 use super::reader::{A_STAGE, Fields, MentionKind, Reader};
+use super::sandbox::SandboxFields;
 use super::source::Span;
 use super::yaml::{Node, Value};
 use crate::base::text;
@@ -27,6 +28,7 @@ pub struct StageDraft<'n> {
 pub struct Defaults {
     pub agent: AgentFields,
     pub auto_merge: bool,
+    pub sandbox: SandboxFields,
 }
 
 impl Reader<'_, '_> {
@@ -52,6 +54,7 @@ impl Reader<'_, '_> {
         let agent = self.stage_agent(&fields, defaults, &id_span);
         let retries = fields.get("max_retries").and_then(|n| self.int(n, "max_retries", 0, i64::from(RETRIES_MAX)));
         let auto_merge = fields.get("auto_merge").and_then(|node| self.boolean(node, "auto_merge"));
+        let sandbox = fields.get("sandbox").map_or_else(SandboxFields::default, |node| self.sandbox(node));
         let stage_type = fields.get("stage_type").and_then(|node| self.one_of(node, "stage_type", fields::STAGE_TYPES));
         let priority = fields.get("priority").and_then(|node| self.one_of(node, "priority", fields::PRIORITIES));
         let hold = fields.get("hold").and_then(|node| self.boolean(node, "hold")).unwrap_or_default();
@@ -77,6 +80,7 @@ impl Reader<'_, '_> {
             parallel_group,
             context_budget: budget.and_then(|n| u32::try_from(n).ok()).unwrap_or(CONTEXT_BUDGET_DEFAULT),
             advice,
+            sandbox: defaults.sandbox.with(&sandbox),
         });
         self.report.stage = None;
         StageDraft { id: id_text, id_span, dependencies, spec }

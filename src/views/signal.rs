@@ -165,6 +165,7 @@ mod tests {
             hold: false,
             timeout_secs: None,
             auto_merge: true,
+            sandbox: crate::model::sandbox::Sandbox::default(),
             context_budget: 65,
             criteria: crate::model::check::Criteria::default(),
             setup: Vec::new(),
@@ -217,6 +218,7 @@ mod tests {
                 worktree: session.stage().to_string(),
                 conversation: "c".to_owned(),
                 resumes: false,
+                sandboxed: false,
             };
             self.fact(Fact::session(&session, planned));
             self.fact(Fact::stage(

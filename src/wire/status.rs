@@ -109,6 +109,8 @@ pub struct SessionRow {
     pub state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// Its agent's shell is in a sandbox.
+    pub sandboxed: bool,
     pub started_at: Timestamp,
     /// What it asks a person, while it waits for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,3 +20,4 @@ mod plans;
 mod proof;
 mod rights;
 mod survive;
+mod terminals;

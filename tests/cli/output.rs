@@ -29,7 +29,7 @@ fn status_as_json_has_the_documented_fields() {
     assert_eq!(status["phase"], "working");
     assert_eq!(keys(&status["plan"]), ["base", "branch", "id", "name", "path", "tip"]);
     assert_eq!(keys(&status["daemon"]), ["pid", "running", "uptime_s"]);
-    assert_eq!(keys(&status["sessions"][0]), ["backend", "id", "pid", "stage", "started_at", "state"]);
+    assert_eq!(keys(&status["sessions"][0]), ["backend", "id", "pid", "sandboxed", "stage", "started_at", "state"]);
     assert_eq!(
         keys(&status["stages"][0]),
         [

@@ -169,10 +169,15 @@ impl Rig {
             conversation: conversation.to_owned(),
             resumes: false,
             is_first: true,
+            sandbox: None,
+            permission_mode: None,
+            auto_allow: true,
+            siblings: Vec::new(),
             timeout: Duration::from_secs(60),
         };
-        let launch = agent::launch(&start, &self.layout(), &self.path("bin/loom"), &self.environment()).unwrap();
-        for file in &launch.files {
+        let (layout, loom, environment) = (self.layout(), self.path("bin/loom"), self.environment());
+        let launch = agent::launch(&start, &layout, &loom, &environment).unwrap();
+        for file in agent::files(&start, &layout, &loom, &environment, &agent::Walls::default()) {
             fs_err::write(&file.path, &file.content).unwrap();
         }
         launch

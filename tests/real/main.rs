@@ -18,4 +18,5 @@ mod headless;
 mod interactive;
 mod limits;
 mod plans;
+mod sandbox;
 mod trouble;

@@ -28,6 +28,8 @@ pub struct Project {
     dir: tempfile::TempDir,
     env: BTreeMap<String, String>,
     gate: Option<tempfile::TempPath>,
+    /// Whether agents run as they do by default; otherwise as with `--no-sandbox`.
+    pub sandboxed: bool,
 }
 
 /// What a finished `loom` said.
@@ -44,7 +46,7 @@ impl Project {
     pub fn new(api: &Api) -> Project {
         let root = std::env::temp_dir().canonicalize().unwrap();
         let dir = tempfile::Builder::new().prefix("lr-").tempdir_in(root).unwrap();
-        let mut project = Project { dir, env: BTreeMap::new(), gate: None };
+        let mut project = Project { dir, env: BTreeMap::new(), gate: None, sandboxed: false };
         for folder in ["home", "cache", "tmp", "project/doc/plans"] {
             fs_err::create_dir_all(project.path(folder)).unwrap();
         }
@@ -162,10 +164,18 @@ impl Project {
         let read = |file: &tempfile::NamedTempFile| fs_err::read_to_string(file.path()).unwrap();
         Said { code: status.code().unwrap_or(-1), stdout: read(&out), stderr: read(&err) }
     }
+    fn loom_run(&self, more: &[&str]) -> Said {
+        let mut args = vec!["run"];
+        if !self.sandboxed {
+            args.push("--no-sandbox");
+        }
+        args.extend(more);
+        self.loom(&args)
+    }
     /// `loom run --watch`, to the end of what goes on without a person.
     #[track_caller]
     pub fn run(&self) -> Said {
-        self.loom(&["run", "--watch"])
+        self.loom_run(&["--watch"])
     }
     /// Carries the plan out and expects that all of it lands.
     #[track_caller]
@@ -177,7 +187,7 @@ impl Project {
     /// `loom run` in the background.
     #[track_caller]
     pub fn start(&self) {
-        let said = self.loom(&["run"]);
+        let said = self.loom_run(&[]);
         assert_eq!(said.code, 0, "{said:?}\n{}", self.story());
     }
     pub fn status(&self) -> Value {
@@ -205,7 +215,17 @@ impl Project {
     /// Waits until a stage is like this.
     #[track_caller]
     pub fn wait_for_stage(&self, id: &str, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + LONG;
+        self.wait_for_stage_within(LONG, id, what, is_wanted)
+    }
+    #[track_caller]
+    pub fn wait_for_stage_within(
+        &self,
+        time: Duration,
+        id: &str,
+        what: &str,
+        is_wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let end = Instant::now() + time;
         loop {
             let stage = self.stage(id);
             if is_wanted(&stage) {

@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use sha2::Digest;
 
 use super::environment::Environment;
-use super::{BackendLaunch, LaunchFile, Traces, remove, set};
+use super::{BackendLaunch, LaunchFile, Traces, Walls, remove, set};
 use crate::host::logs;
 use crate::host::spec::{EnvChange, HostFolder, HostSpec, TerminalSize};
 use crate::model::ids::StageId;
 use crate::model::plan::AgentMode;
+use crate::model::sandbox::{PermissionMode, Sandbox};
 use crate::model::session::{Exit, GaveUp};
 
 /// The program, looked up in `PATH`.
@@ -40,19 +41,13 @@ pub(super) struct Request<'a> {
     /// A UUID: the client's own session id. Whether it is resumed is what the client's files
     /// say, not what was planned: it may have left none, or may have been started before.
     pub(super) conversation: &'a str,
+    pub(super) permission_mode: Option<PermissionMode>,
 }
 
-pub(super) fn launch(request: &Request, session: &Path, loom: &Path, environment: &Environment) -> BackendLaunch {
+pub(super) fn launch(request: &Request, session: &Path, environment: &Environment) -> BackendLaunch {
     let key = KeyUse::of(environment);
-    let file = session.join("claude-settings.json");
-    let settings = settings::render(loom, key == KeyUse::Renamed);
+    let file = settings_path(session);
     let (conversation, resumes) = Conversation::resolve(environment, request.conversation);
-    let mut files = vec![LaunchFile { path: file.clone(), content: format!("{settings:#}\n") }];
-    if let Conversation::Resumable(transcript) = Conversation::of(environment, &conversation) {
-        // What was used before was another session's.
-        let content = gauge::Gauge::resuming(&transcript).to_json();
-        files.push(LaunchFile { path: session.join("gauge.json"), content });
-    }
     BackendLaunch {
         argv: argv(request, &file, &conversation, resumes),
         env: env(request.mode, key),
@@ -60,9 +55,32 @@ pub(super) fn launch(request: &Request, session: &Path, loom: &Path, environment
             AgentMode::Interactive => Some(TERMINAL),
             AgentMode::Headless => None,
         },
-        files,
         starts_in_working_dir: false,
     }
+}
+
+fn settings_path(session: &Path) -> PathBuf {
+    session.join("claude-settings.json")
+}
+
+/// The settings of a session, which the client reads when it starts, and where a conversation
+/// that is resumed stands.
+pub(super) fn files(
+    session: &Path,
+    loom: &Path,
+    environment: &Environment,
+    conversation: &str,
+    sandbox: Option<(&Sandbox, &Walls)>,
+) -> Vec<LaunchFile> {
+    let settings = settings::render(loom, KeyUse::of(environment) == KeyUse::Renamed, sandbox);
+    let mut files = vec![LaunchFile { path: settings_path(session), content: format!("{settings:#}\n") }];
+    let (conversation, _) = Conversation::resolve(environment, conversation);
+    if let Conversation::Resumable(transcript) = Conversation::of(environment, &conversation) {
+        // What was used before was another session's.
+        let content = gauge::Gauge::resuming(&transcript).to_json();
+        files.push(LaunchFile { path: session.join("gauge.json"), content });
+    }
+    files
 }
 
 /// Values from the plan are joined to their option, so that none can become an option itself.
@@ -82,7 +100,13 @@ fn argv(request: &Request, settings: &Path, conversation: &str, resumes: bool) -
     if let Some(effort) = request.effort {
         argv.push(format!("--effort={effort}"));
     }
-    argv.push("--permission-mode=acceptEdits".to_owned());
+    let mode = match request.permission_mode {
+        Some(PermissionMode::Auto) => "auto",
+        Some(PermissionMode::Plan) => "plan",
+        Some(PermissionMode::Default) => "default",
+        Some(PermissionMode::AcceptEdits) | None => "acceptEdits",
+    };
+    argv.push(format!("--permission-mode={mode}"));
     argv.push(format!("--settings={}", settings.display()));
     // Without `local`: an agent could write that file, and it would count in its own session.
     argv.push("--setting-sources=user,project".to_owned());

@@ -57,12 +57,13 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
 
 /// What a person should know before `loom run`.
 fn notices(plan: &Plan) -> Vec<String> {
-    use crate::model::plan::BackendKind;
-    let agents = plan.stages.iter().filter(|stage| stage.agent.kind() == BackendKind::Claude).count();
+    use crate::model::plan::{BackendKind, StageSpec};
+    let is_open = |stage: &&StageSpec| stage.agent.kind() == BackendKind::Claude && !stage.sandbox.enabled;
+    let agents = plan.stages.iter().filter(is_open).count();
     let mut notices = Vec::new();
     if agents > 0 {
         notices.push(format!(
-            "{} with Claude Code, without a sandbox in this version: agents may do what you may",
+            "{} with Claude Code and `sandbox: {{enabled: false}}`: these agents may do what you may",
             crate::base::text::count(agents, "stage")
         ));
     }

@@ -10,6 +10,7 @@ mod handoff;
 mod init;
 mod plan;
 mod run;
+mod sandbox;
 mod sessions;
 mod signal;
 mod stage;
@@ -44,6 +45,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Handoff(args) => handoff::run(&place()?, *args),
         Command::Verify(args) => verify::run(&place()?, &args),
         Command::Plan(verb) => plan::run(verb),
+        Command::Sandbox(verb) => sandbox::run(&place()?, &verb),
         Command::Sessions(verb) => sessions::run(&place()?, verb),
         Command::Audit(args) => audit::run(&place()?, &args),
         Command::Doctor(args) => doctor::run(&place()?, &args),

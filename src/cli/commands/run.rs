@@ -20,6 +20,7 @@ use crate::journal::JournalError;
 use crate::model::event::RunOptions;
 use crate::model::plan::{Agent, BackendKind};
 use crate::model::refusal::Refusal;
+use crate::model::terminal::Terminal;
 use crate::wire::status::{PhaseOfPlan, Status};
 
 /// What a ready daemon says to the parent that waits.
@@ -58,16 +59,36 @@ fn preflight(place: &Place, args: &Run) -> Result<(), Failure> {
         return Err(unknown_stage(run, stage.as_str()).into());
     }
     place.git.check_ready()?;
+    terminal(args)?;
     let environment = crate::agent::environment::Environment::of_this_process();
-    let mut agents: Vec<&Agent> =
-        run.stages.values().filter(|stage| !stage.state.is_final()).map(|stage| &stage.spec.agent).collect();
+    let open: Vec<_> = run.stages.values().filter(|stage| !stage.state.is_final()).map(|stage| &stage.spec).collect();
+    let mut agents: Vec<&Agent> = open.iter().map(|spec| &spec.agent).collect();
     agents.retain(|agent| agent.kind() != BackendKind::Command);
     for agent in agents {
         if let Err(unfit) = crate::agent::preflight(agent, &environment, &place.layout.project) {
             return Err(Failure::user("the plan's agents cannot start").because(unfit.text).hint("loom run"));
         }
     }
+    if open.iter().any(|spec| crate::kernel::is_sandboxed(spec, args.no_sandbox))
+        && let Err(unfit) = crate::daemon::sandbox::check(&environment)
+    {
+        return Err(Failure::user("the plan's agents cannot start")
+            .because(unfit.text)
+            .hint("apt-get install bubblewrap socat")
+            .hint("loom run --no-sandbox"));
+    }
     Ok(())
+}
+
+/// Where windows open: as asked for, else as the environment says, else nowhere.
+fn terminal(args: &Run) -> Result<Terminal, Failure> {
+    match (args.terminal, std::env::var("LOOM_TERMINAL")) {
+        (Some(terminal), _) => Ok(terminal),
+        (None, Ok(name)) if !name.is_empty() => name.parse().map_err(|known: String| {
+            Failure::user(format!("LOOM_TERMINAL is `{name}`, which is no terminal Loom knows")).because(known)
+        }),
+        _ => Ok(Terminal::None),
+    }
 }
 
 /// A refusal that names the stage that was probably meant.
@@ -117,6 +138,12 @@ fn forwarded(args: &Run) -> Vec<String> {
     }
     if args.no_merge {
         out.push("--no-merge".to_owned());
+    }
+    if args.no_sandbox {
+        out.push("--no-sandbox".to_owned());
+    }
+    if let Some(terminal) = args.terminal {
+        out.push(format!("--terminal={}", terminal.as_str()));
     }
     out
 }
@@ -175,6 +202,8 @@ fn run_daemon(place: &Place, args: &Run) -> Result<(), Failure> {
         max_parallel: args.max_parallel,
         only: args.stage.clone(),
         no_merge: args.no_merge,
+        no_sandbox: args.no_sandbox,
+        terminal: terminal(args)?,
         backoff_ms: std::env::var("LOOM_BACKOFF_MS").ok().and_then(|text| text.parse().ok()),
     };
     let opened = Opened::open(&place.layout, Mode::Daemon)?;

@@ -49,6 +49,13 @@ fn the_smallest_plan_has_every_default() {
           "hold": false,
           "timeout_secs": null,
           "auto_merge": true,
+          "sandbox": {
+            "enabled": true,
+            "auto_allow": true,
+            "allow_local_binding": false,
+            "allow_unix_sockets": false,
+            "weaker_nested": false
+          },
           "context_budget": 65,
           "advice": {
             "execution_mode": "single",
@@ -352,4 +359,60 @@ fn a_large_plan_is_looked_at_as_a_whole_at_once() {
         let best = (0..10).map(|_| timed().0).min().unwrap_or(took);
         fs_err::write("/dev/stderr", format!("verified {} bytes in {best:?}\n", source.len())).expect("stderr");
     }
+}
+
+#[test]
+fn a_sandbox_of_a_stage_adds_to_that_of_the_plan() {
+    use crate::model::sandbox::{PermissionMode, Sandbox};
+    let plan = plan(&file(
+        "version: 1
+sandbox:
+  permission_mode: default
+  excluded_commands: [\"docker *\"]
+  filesystem: {deny_read: [~/secret], deny_write: [migrations/**], allow_write: [~/.cargo/registry/]}
+  network: {allowed_domains: [one.example], additional_domains: [\"*.Example.com\"], allow_local_binding: true}
+stages:
+  - id: a
+    name: A
+    acceptance: [make]
+  - id: b
+    name: B
+    acceptance: [make]
+    sandbox:
+      auto_allow: false
+      permission_mode: accept-edits
+      filesystem: {deny_write: [migrations, doc], allow_write: [/srv/data]}
+      network: {allowed_domains: [one.example, two.example], allow_local_binding: false, allow_unix_sockets: true}
+      linux: {enable_weaker_nested: true}
+  - id: c
+    name: C
+    acceptance: [make]
+    sandbox: {enabled: false}
+",
+    ));
+    let texts = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<String>>();
+    let of_plan = Sandbox {
+        permission_mode: Some(PermissionMode::Default),
+        excluded_commands: texts(&["docker *"]),
+        deny_read: texts(&["~/secret"]),
+        deny_write: texts(&["migrations"]),
+        allow_write: texts(&["~/.cargo/registry"]),
+        allowed_domains: texts(&["one.example", "*.example.com"]),
+        allow_local_binding: true,
+        ..Sandbox::default()
+    };
+    assert_eq!(plan.stages[0].sandbox, of_plan);
+    let added = Sandbox {
+        auto_allow: false,
+        permission_mode: Some(PermissionMode::AcceptEdits),
+        deny_write: texts(&["migrations", "doc"]),
+        allow_write: texts(&["~/.cargo/registry", "/srv/data"]),
+        allowed_domains: texts(&["one.example", "*.example.com", "two.example"]),
+        allow_local_binding: false,
+        allow_unix_sockets: true,
+        weaker_nested: true,
+        ..of_plan.clone()
+    };
+    assert_eq!(plan.stages[1].sandbox, added);
+    assert_eq!(plan.stages[2].sandbox, Sandbox { enabled: false, ..of_plan });
 }
