@@ -346,6 +346,35 @@ fn the_map_shows_every_module() {
     }
 }
 
+/// A row without a test says why; a name in it is that of a test.
+#[test]
+fn every_fault_has_a_row_and_every_test_in_it_exists() {
+    let doc = fs_err::read_to_string(root().join("doc/reliability.md")).unwrap();
+    let mut source = String::new();
+    for folder in ["src", "tests"] {
+        let mut files = Vec::new();
+        rust_files(&root().join(folder), &mut files);
+        files.iter().for_each(|file| source.push_str(&fs_err::read_to_string(file).unwrap()));
+    }
+    for fault in 1..=78 {
+        let start = format!("| F{fault:02} |");
+        let row = doc.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("no row for F{fault:02}"));
+        let says_why = ["Open", "Not here", "not here"].iter().any(|word| row.contains(word));
+        let tests: Vec<&str> = row.split('`').filter(|word| is_name_of_a_test(word)).collect();
+        assert!(says_why || !tests.is_empty(), "{row}");
+        for test in tests {
+            assert!(
+                source.contains(&format!("fn {test}(")) || source.contains(&format!("fn {test}_")),
+                "{test}: {row}"
+            );
+        }
+    }
+}
+
+fn is_name_of_a_test(word: &str) -> bool {
+    word.contains('_') && word.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit())
+}
+
 #[test]
 fn every_limit_says_what_it_limits() {
     let limits = syn::parse_file(&fs_err::read_to_string(root().join("src/model/limits.rs")).unwrap()).unwrap();
