@@ -30,10 +30,15 @@ if [ -z "$binary" ]; then
         echo "install.sh: cargo is missing: install Rust (https://rustup.rs), or give --binary FILE" >&2
         exit 1
     }
+    # A C library to link into the program is not everywhere (on Fedora: glibc-static).
+    if [ "$(uname -s)" = Linux ] && ! printf 'int main(void) { return 0; }' | cc -static -x c -o /dev/null - 2>/dev/null; then
+        echo "install.sh: no static C library: the program will load the machine's own" >&2
+        export RUSTFLAGS=
+    fi
     (cd "$here" && cargo build --release --locked)
     target=$(cd "$here" && cargo metadata --format-version 1 --no-deps --offline |
         sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
-    binary=$target/release/loom
+    binary=$target/$(rustc -vV | sed -n 's/^host: //p')/release/loom
 fi
 [ -x "$binary" ] || { echo "install.sh: $binary is not a program" >&2; exit 1; }
 
