@@ -319,6 +319,36 @@ pub struct VerifyStage {
 pub enum Plan {
     /// Check a plan: every problem with line, column, reason and fix
     Verify(Verify),
+    /// What a new version of the plan would change: what goes on, what is proven again, what restarts
+    Diff(PlanDiff),
+    /// Take a new version of the plan over; running stages keep theirs until their next attempt
+    Apply(PlanApply),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PlanDiff {
+    pub plan: PathBuf,
+    /// As `loom plan apply --restart` would do (repeatable)
+    #[arg(long, value_name = "STAGE", action = ArgAction::Append, add = ArgValueCompleter::new(complete::stages))]
+    pub restart: Vec<StageId>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Go on without a field that does not work in this version (repeatable)
+    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+    pub ignore_field: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct PlanApply {
+    pub plan: PathBuf,
+    /// End this stage's session, or start it over if it has landed, so that it follows the new
+    /// version at once (repeatable)
+    #[arg(long, value_name = "STAGE", action = ArgAction::Append, add = ArgValueCompleter::new(complete::stages))]
+    pub restart: Vec<StageId>,
+    /// Go on without a field that does not work in this version (repeatable)
+    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+    pub ignore_field: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]

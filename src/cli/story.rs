@@ -53,7 +53,12 @@ pub fn tell(fact: &Fact) -> Sentence {
                 .with(format!("{}, sha256 {}", source.path, source.sha256))
                 .with(format!("from `{}` at {}", ground.base_branch, ground.base_commit))
         }
-        Fact::PlanReplaced { leftovers } => says("the open plan is given up")
+        Fact::PlanAmended { plan, source } => {
+            let stages = crate::base::text::count(plan.stages.len(), "stage");
+            says(format!("plan `{}` has a new version, with {stages}", plan.id))
+                .with(format!("{}, sha256 {}", source.path, source.sha256))
+        }
+        Fact::PlanReplaced { leftovers } => says("the open plan, or some of its stages, is given up")
             .with_all(leftovers.iter().map(|(stage, _)| format!("it leaves `{stage}`"))),
         Fact::PlanBranchMade { commit } => says(format!("the plan branch is made at {}", commit.short())),
         Fact::DaemonStarted { .. } => says("a daemon carries the plan out"),
@@ -132,6 +137,12 @@ fn tell_stage(id: &str, change: &StageChange) -> Sentence {
             .with(format!("commit {landing} on {}, tree {tree}", tip.short()))
             .with_all(shown(checks)),
         StageChange::Landed { landed } => says(format!("`{id}` landed")).with(format!("commit {landed}")),
+        StageChange::ProofAgainStarted { tip } => {
+            says(format!("`{id}` has landed, and its new checks are run on {}", tip.short()))
+        }
+        StageChange::ProvenAgain { tip, checks } => {
+            says(format!("`{id}` has landed, and its new checks hold on {}", tip.short())).with_all(shown(checks))
+        }
         StageChange::Gated { gate } => says(format!("`{id}` waits for the answer to {gate}")),
         StageChange::Approved { commit } => says(format!("`{id}` is approved at {}", commit.short())),
         StageChange::Blocked { reason } => {

@@ -98,7 +98,7 @@ impl<'a> Landing<'a> {
         // The user's own commits say themselves when they were made.
         let date = match &prove.entry {
             Entry::Base => git.time_of(&prove.commit).map_err(|error| error.to_string())?,
-            Entry::Stage { .. } => prove.date,
+            Entry::Stage { .. } | Entry::Again { .. } => prove.date,
         };
         let parents = [&prove.tip, &prove.commit];
         Ok(Landing { tree, parents, message: &prove.message, date, identity: git.identity() })
@@ -115,7 +115,7 @@ impl<'a> Landing<'a> {
         let changes_nothing = git.tree_of(&prove.tip).map_err(text)? == self.tree;
         let judges = match &prove.entry {
             // What a person commits themselves needs no other person.
-            Entry::Base => Vec::new(),
+            Entry::Base | Entry::Again { .. } => Vec::new(),
             Entry::Stage { .. } => touched(git, prove, &self.tree).map_err(text)?,
         };
         Ok(Proof::Passed { landing, tree: self.tree, checks, judges, changes_nothing })
@@ -169,7 +169,7 @@ fn run_checks(
     own.show_head(commit).map_err(|error| error.to_string())?;
     let environment = context.operator().prepare(&own.home).map_err(|error| error.to_string())?;
     let entry = match &prove.entry {
-        Entry::Stage { stage } => stage.as_str(),
+        Entry::Stage { stage } | Entry::Again { stage } => stage.as_str(),
         Entry::Base => "_base",
     };
     let evidence = evidence_folder(&context.layout, entry, commit);

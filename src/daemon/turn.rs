@@ -251,6 +251,9 @@ impl<G: Ground> Turn<G> {
                 Fact::Session { session, change: SessionChange::Hosted { .. } } => {
                     self.batch.touched.insert(session.stage());
                 }
+                Fact::PlanAmended { plan, .. } => {
+                    self.batch.touched.extend(plan.stages.iter().map(|stage| stage.id.clone()));
+                }
                 _ => {}
             }
         }
@@ -381,6 +384,7 @@ fn key(effect: &Effect) -> Option<String> {
 fn verb(request: &Request) -> &'static str {
     match request {
         Request::LoadPlan { .. } => "init",
+        Request::ApplyPlan { .. } => "plan apply",
         Request::Submit { .. } => "stage complete",
         Request::Block { .. } => "stage block",
         Request::Retry { .. } => "stage retry",

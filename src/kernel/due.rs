@@ -126,6 +126,16 @@ fn landing(world: &World, run: &Run) -> Option<Effect> {
         BaseEntry::Landing { tip, landing, .. } => return Some(land(run, Entry::Base, tip, landing)),
         _ => {}
     }
+    if let Some((id, tip)) = &run.again
+        && let Some(stage) = run.stages.get(id)
+    {
+        let again = Prove {
+            entry: Entry::Again { stage: id.clone() },
+            proven: None,
+            ..prove_stage(world, run, stage, tip, tip)
+        };
+        return Some(Effect::Prove(Box::new(again)));
+    }
     run.stages.iter().find_map(|(id, stage)| match &stage.state {
         StageState::Verifying { commit, phase: Phase::Proving { tip }, .. } => {
             Some(prove(world, run, stage, commit, tip))
@@ -142,9 +152,13 @@ fn land(run: &Run, entry: Entry, tip: &Oid, landing: &Oid) -> Effect {
 }
 
 fn prove(world: &World, run: &Run, stage: &Stage, commit: &Oid, tip: &Oid) -> Effect {
+    Effect::Prove(Box::new(prove_stage(world, run, stage, commit, tip)))
+}
+
+fn prove_stage(world: &World, run: &Run, stage: &Stage, commit: &Oid, tip: &Oid) -> Prove {
     let spec = &stage.spec;
     let trailers = format!("Loom-Stage: {}/{}\nLoom-Attempt: {}", run.plan.id, spec.id, stage.attempts);
-    Effect::Prove(Box::new(Prove {
+    Prove {
         entry: Entry::Stage { stage: spec.id.clone() },
         tip: tip.clone(),
         commit: commit.clone(),
@@ -161,7 +175,7 @@ fn prove(world: &World, run: &Run, stage: &Stage, commit: &Oid, tip: &Oid) -> Ef
         files: from_the_top(&spec.working_dir, &spec.files),
         plan_path: run.source.path.clone(),
         plan_sha256: run.source.sha256.clone(),
-    }))
+    }
 }
 
 /// Globs that start at the working folder, from the top of the tree.
@@ -219,7 +233,8 @@ pub fn is_quiet(world: &World) -> bool {
         StageState::Verifying { .. } => !gate,
         _ => false,
     });
-    let base_moves = !gate && matches!(run.base_entry, BaseEntry::Queued { .. });
+    let is_again = |entry: &Entry| matches!(entry, Entry::Again { .. });
+    let base_moves = !gate && (matches!(run.base_entry, BaseEntry::Queued { .. }) || run.queue.iter().any(is_again));
     let ends = run.end == PlanEnd::Open && run.is_complete() && run.base_entry == BaseEntry::Absent;
     !moves && !base_moves && !ends
 }

@@ -5,6 +5,7 @@
 //! from the world and not from the event, a daemon that died in the middle
 //! simply derives them again: `recover` only has to say what ended meanwhile.
 
+mod amend;
 mod context;
 mod draft;
 mod due;
@@ -23,6 +24,7 @@ pub mod world;
 #[cfg(test)]
 mod tests;
 
+pub use amend::{Amendment, Consequence, StageAmendment, amendment};
 pub use draft::Step;
 pub use due::{due, is_quiet, next_deadline};
 pub use recover::{Observed, recover};

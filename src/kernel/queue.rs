@@ -8,7 +8,7 @@ use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::model::event::{AloneVerdict, Entry, Proof};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::GateSubject;
-use crate::model::ids::Oid;
+use crate::model::ids::{Oid, StageId};
 use crate::model::judge::Touched;
 use crate::model::limits::RETURNS_MAX;
 use crate::model::plan::Landing;
@@ -18,6 +18,7 @@ use crate::model::stage::{BlockCode, BlockReason, CheckResult, Failure, Phase, S
 pub(super) fn proved(world: &World, run: &Run, entry: &Entry, tip: &Oid, proof: &Proof, draft: &mut Draft) {
     let id = match entry {
         Entry::Base => return base_proved(run, tip, proof, draft),
+        Entry::Again { stage } => return proved_again(run, stage, tip, proof, draft),
         Entry::Stage { stage } => stage,
     };
     let Some(stage) = run.stages.get(id) else { return };
@@ -122,6 +123,31 @@ fn red(world: &World, run: &Run, stage: &Stage, checks: &[CheckResult], alone: A
     }
 }
 
+/// A landing that was looked at again with new checks. What fails starts over from the plan
+/// branch; where the proof could not be run, it waits for a person before it does.
+fn proved_again(run: &Run, id: &StageId, tip: &Oid, proof: &Proof, draft: &mut Draft) {
+    if run.again.as_ref() != Some(&(id.clone(), tip.clone())) {
+        return;
+    }
+    let text = match proof {
+        // The daemon is on its way out; the next one runs it.
+        Proof::Stopped => return,
+        Proof::Passed { checks, .. } => {
+            draft.stage(id, StageChange::ProvenAgain { tip: tip.clone(), checks: checks.clone() });
+            return;
+        }
+        Proof::Failed { checks, .. } => text::verdict(checks, tip.short()),
+        Proof::Conflict { files } => format!("it conflicts with the plan branch in {}", text::some_files(files)),
+        Proof::Broken { why } => format!("the proof could not be run: {why}"),
+    };
+    let reason = format!("it had landed, and the plan's new version does not hold: {text}");
+    draft.stage(id, StageChange::Reset { reason: reason.clone() });
+    if matches!(proof, Proof::Broken { .. }) {
+        draft.stage(id, StageChange::Held);
+    }
+    draft.stage(id, StageChange::Noted { text: reason });
+}
+
 fn base_proved(run: &Run, tip: &Oid, proof: &Proof, draft: &mut Draft) {
     let BaseEntry::Proving { commit, tip: asked } = &run.base_entry else { return };
     if asked != tip {
@@ -155,6 +181,7 @@ fn base_proved(run: &Run, tip: &Oid, proof: &Proof, draft: &mut Draft) {
 
 pub(super) fn landed(run: &Run, entry: &Entry, tip: &Oid, landing: &Oid, draft: &mut Draft) {
     match entry {
+        Entry::Again { .. } => {}
         Entry::Base => {
             if let BaseEntry::Landing { commit, tip: old, landing: new } = &run.base_entry
                 && (old, new) == (tip, landing)
@@ -187,7 +214,7 @@ pub(super) fn land_refused(run: &Run, entry: &Entry, moved: bool, why: &str, dra
         (Entry::Base, BaseEntry::Landing { commit, .. }) => {
             draft.fact(Fact::BaseRejected { commit: commit.clone(), text: why.to_owned() });
         }
-        (Entry::Base, _) => {}
+        (Entry::Base | Entry::Again { .. }, _) => {}
         (Entry::Stage { stage: id }, _) => {
             let Some(stage) = run.stages.get(id) else { return };
             if !matches!(stage.state, StageState::Verifying { phase: Phase::Landing { .. }, .. }) {

@@ -41,6 +41,10 @@ pub(super) fn decide(
     let asked = Asked { world, run, id, caller };
     match request {
         Request::LoadPlan { .. } => Ok(()),
+        Request::ApplyPlan { plan, source, restart } => {
+            operator_only(caller, "change the plan")?;
+            super::amend::apply_plan(run, id, (plan, source, restart), draft)
+        }
         Request::Submit { stage } => asked.submit(stage, draft),
         Request::Block { stage, reason } => asked.block(stage, reason, draft),
         Request::TurnEnded { session, waits } => asked.turn_ended(session, *waits, draft),
@@ -91,6 +95,10 @@ fn load_plan(
             return Err(Refusal::user(format!("plan `{}` is still open", run.plan.id))
                 .because("one plan is active at a time in a project")
                 .hint("loom run")
+                .hints(
+                    (run.plan.id == plan.id)
+                        .then(|| format!("loom plan diff {}   (what a new version changes)", source.path)),
+                )
                 .hint(format!("loom init --clean {}   (puts the open plan's work aside first)", source.path)));
         }
         if run.live_sessions().next().is_some() {

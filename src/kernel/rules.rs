@@ -101,6 +101,15 @@ fn check_stage(run: &Run, stage: &Stage, change: &StageChange, ended: &[&Session
                 return Err(violation("R18", format!("stage `{id}` was not judged by {missing}")));
             }
         }
+        StageChange::ProvenAgain { checks, .. } => {
+            if checks.is_empty() || checks.iter().any(|check| !check.passed) {
+                return Err(violation("R2", format!("stage `{id}` is proven again by checks that did not pass")));
+            }
+            let required = run.required(&stage.spec);
+            if let Some(missing) = required.iter().find(|want| !checks.iter().any(|got| got.command == **want)) {
+                return Err(violation("R18", format!("stage `{id}` was not judged again by {missing}")));
+            }
+        }
         StageChange::Landed { landed } => match &stage.state {
             StageState::Verifying { phase: Phase::Landing { landing, .. }, commit, .. } if landing == landed => {
                 if stage.approved.as_ref() != Some(commit) {
@@ -142,6 +151,7 @@ pub(super) fn is_legal(state: &StageState, change: &StageChange) -> bool {
         StageChange::ProofStarted { .. } | StageChange::Requeued | StageChange::Proven { .. } => &[Verifying],
         StageChange::Returned { .. } | StageChange::Landed { .. } => &[Verifying],
         StageChange::Failed { .. } => &[Running, Verifying],
+        StageChange::ProofAgainStarted { .. } | StageChange::ProvenAgain { .. } => &[Merged],
         StageChange::Gated { .. } => &[Verifying],
         StageChange::Approved { .. } => &[Gated],
         StageChange::Blocked { .. } => &[Waiting, Ready, Running, Verifying, Gated, Blocked],

@@ -61,7 +61,12 @@ pub(super) fn schedule(world: &World, run: &Run, draft: &mut Draft) {
     }
     // New commits of the user on the base branch are merged after the end of the plan too.
     prove_next(run, draft);
-    if is_open && run.is_complete() && run.live_sessions().next().is_none() && run.base_entry == BaseEntry::Absent {
+    if is_open
+        && run.is_complete()
+        && run.queue.is_empty()
+        && run.live_sessions().next().is_none()
+        && run.base_entry == BaseEntry::Absent
+    {
         complete(run, draft);
     }
 }
@@ -218,6 +223,11 @@ fn prove_next(run: &Run, draft: &mut Draft) {
     match (head, &run.base_entry) {
         (Entry::Base, BaseEntry::Queued { commit }) => {
             draft.fact(Fact::BaseProofStarted { commit: commit.clone(), tip: tip.clone() });
+        }
+        (Entry::Again { stage }, _)
+            if run.stages.get(stage).is_some_and(|stage| matches!(stage.state, StageState::Merged { .. })) =>
+        {
+            draft.stage(stage, StageChange::ProofAgainStarted { tip: tip.clone() });
         }
         (Entry::Stage { stage }, _) => {
             let state = run.stages.get(stage).map(|stage| &stage.state);

@@ -46,6 +46,8 @@ pub struct World {
 pub struct Run {
     pub plan: Plan,
     pub source: PlanSource,
+    /// 1, and one more with each `loom plan apply`.
+    pub version: u32,
     pub ground: Ground,
     /// Tip of the plan branch as Loom left it; none until the branch is there.
     pub tip: Option<Oid>,
@@ -57,6 +59,8 @@ pub struct Run {
     pub gates: BTreeMap<GateId, Gate>,
     /// The merge queue, head first.
     pub queue: Vec<Entry>,
+    /// A stage that has landed and is being proven again, and where.
+    pub again: Option<(StageId, Oid)>,
     pub parked: BTreeMap<BackendKind, BlockReason>,
     /// Backends that a usage limit or an outage has stopped.
     pub lanes: BTreeMap<BackendKind, Lane>,
@@ -101,7 +105,13 @@ pub enum BaseEntry {
 /// A stage's definition and how far it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
+    /// The version that its attempt follows.
     pub spec: StageSpec,
+    /// A newer version, which the next attempt follows.
+    pub next_spec: Option<Box<StageSpec>>,
+    /// What the plan asked of every stage when the proof that runs was begun, where its newest
+    /// version asks for something else. What it lands with is proven again.
+    pub asked: Option<Vec<Check>>,
     pub state: StageState,
     pub held: bool,
     /// Attempts begun since the last reset.
@@ -149,8 +159,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    fn new(spec: StageSpec) -> Self {
+    pub(super) fn new(spec: StageSpec) -> Self {
         Stage {
+            next_spec: None,
+            asked: None,
             held: spec.hold,
             state: StageState::Waiting,
             attempts: 0,
@@ -223,6 +235,8 @@ impl Stage {
                 self.ended_at = Some(at);
                 self.failures.clear();
             }
+            StageChange::ProofAgainStarted { .. } => {}
+            StageChange::ProvenAgain { checks, .. } => self.checks.clone_from(checks),
             StageChange::Gated { gate } => {
                 let commit = match &self.state {
                     StageState::Verifying { commit, .. } => Some(commit.clone()),
@@ -338,6 +352,11 @@ impl World {
                 }
                 self.run = Some(run);
             }
+            Fact::PlanAmended { plan, source } => {
+                if let Some(run) = &mut self.run {
+                    run.amend(plan, source, &self.fences);
+                }
+            }
             Fact::PlanReplaced { leftovers } => self.leftovers.extend(leftovers.iter().cloned()),
             Fact::StageRemoved { stage, rescued } => {
                 self.rescued.extend(rescued.iter().cloned());
@@ -369,6 +388,8 @@ impl Run {
             plan: plan.clone(),
             source: source.clone(),
             ground: ground.clone(),
+            version: 1,
+            again: None,
             tip: None,
             base: ground.base_commit.clone(),
             base_entry: BaseEntry::Absent,
@@ -515,6 +536,11 @@ impl Run {
             _ => None,
         };
         stage.apply(change, at);
+        if stage.asked.is_some() && !stage.is_being_landed() {
+            // What was proven by the version before is not proven by this one.
+            (stage.asked, stage.proven) = (None, None);
+        }
+        let is_again = stage.adopt();
         if let Some(session) = resume.and_then(|id| self.sessions.get(&id)) {
             stage.resume = (session.backend == BackendKind::Claude).then(|| session.conversation.clone());
         }
@@ -524,12 +550,23 @@ impl Run {
             StageChange::Reset { .. } => {
                 self.end = PlanEnd::Open;
                 self.queue.retain(|other| *other != entry);
+                // It starts over, and is proven with the new checks anyway.
+                self.drop_again(id);
             }
             StageChange::Landed { landed } => {
                 self.tip = Some(landed.clone());
                 self.queue.retain(|other| *other != entry);
+                if is_again {
+                    self.prove_again(id);
+                }
             }
-            _ if !matches!(stage.state, StageState::Verifying { .. }) => self.queue.retain(|other| *other != entry),
+            StageChange::ProofAgainStarted { tip } => self.again = Some((id.clone(), tip.clone())),
+            StageChange::ProvenAgain { .. } => self.drop_again(id),
+            _ if !matches!(stage.state, StageState::Verifying { .. }) => {
+                self.queue.retain(|other| *other != entry);
+                // What did not land, or starts over, is proven with the new checks anyway.
+                self.drop_again(id);
+            }
             _ => {}
         }
     }
@@ -614,11 +651,11 @@ impl Run {
     }
     /// The checks that decide about a stage: its own, then the plan's.
     pub fn checks_of(&self, spec: &StageSpec) -> Vec<Check> {
-        spec.checks.iter().chain(&self.plan.acceptance).cloned().collect()
+        spec.checks.iter().chain(self.acceptance_of(&spec.id)).cloned().collect()
     }
     /// The names of all results that a verdict about a stage has.
     pub fn required(&self, spec: &StageSpec) -> Vec<String> {
-        let commands = spec.checks.iter().chain(&self.plan.acceptance).map(|check| check.command.clone());
+        let commands = spec.checks.iter().chain(self.acceptance_of(&spec.id)).map(|check| check.command.clone());
         commands.chain(spec.criteria.commands().map(str::to_owned)).chain(spec.criteria.labels()).collect()
     }
     /// Sessions whose process may still run.
@@ -656,6 +693,9 @@ impl Run {
     pub fn active_entry(&self) -> Option<Entry> {
         if matches!(self.base_entry, BaseEntry::Proving { .. } | BaseEntry::Landing { .. }) {
             return Some(Entry::Base);
+        }
+        if let Some((stage, _)) = &self.again {
+            return Some(Entry::Again { stage: stage.clone() });
         }
         self.stages.iter().find_map(|(id, stage)| match &stage.state {
             StageState::Verifying { phase: Phase::Proving { .. } | Phase::Landing { .. }, .. } => {

@@ -146,6 +146,12 @@ pub enum Request {
         ground: Ground,
         clean: bool,
     },
+    /// A new version of the plan. `restart`: stages that follow it at once.
+    ApplyPlan {
+        plan: Box<Plan>,
+        source: PlanSource,
+        restart: Vec<StageId>,
+    },
     Submit {
         stage: StageId,
     },
@@ -253,6 +259,7 @@ impl Request {
     pub fn right(&self) -> Right {
         match self {
             Request::LoadPlan { .. }
+            | Request::ApplyPlan { .. }
             | Request::Retry { .. }
             | Request::Resume { .. }
             | Request::Reset { .. }
@@ -332,6 +339,11 @@ pub struct RunOptions {
 #[serde(tag = "entry", rename_all = "kebab-case")]
 pub enum Entry {
     Stage {
+        stage: StageId,
+    },
+    /// A stage that has landed and whose checks are different now: proven again where the plan
+    /// branch is. Nothing moves.
+    Again {
         stage: StageId,
     },
     /// The user's own commits on the base branch.

@@ -31,9 +31,14 @@ pub enum Fact {
         stages: Vec<StageId>,
         rescued: Vec<String>,
     },
-    /// The open plan was given up; this is what it leaves behind.
+    /// The open plan, or some of its stages, was given up; this is what is left behind.
     PlanReplaced {
         leftovers: Vec<(StageId, Vec<String>)>,
+    },
+    /// A new version of the plan that is carried out, by `loom plan apply`.
+    PlanAmended {
+        plan: Box<Plan>,
+        source: PlanSource,
     },
     PlanBranchMade {
         commit: Oid,
@@ -213,6 +218,15 @@ pub enum StageChange {
     },
     Landed {
         landed: Oid,
+    },
+    /// It has landed, and its new checks are being run on the plan branch.
+    ProofAgainStarted {
+        tip: Oid,
+    },
+    /// Its new checks hold there.
+    ProvenAgain {
+        tip: Oid,
+        checks: Vec<CheckResult>,
     },
     Gated {
         gate: GateId,

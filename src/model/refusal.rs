@@ -49,4 +49,9 @@ impl Refusal {
         self.hints.push(hint.into());
         self
     }
+    #[must_use]
+    pub fn hints(mut self, hints: impl IntoIterator<Item = String>) -> Self {
+        self.hints.extend(hints);
+        self
+    }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "a long test says what it did")]
 
+mod amend;
 mod bad_input;
 mod by_hand;
 mod chaos;

@@ -37,6 +37,7 @@ fn operator_verbs_are_refused_inside_a_session() {
         "loom merge",
         "loom sessions kill a.1",
         "loom init --clean ../../doc/plans/plan.md",
+        "loom plan apply ../../doc/plans/plan.md",
         "loom daemon",
         "loom demo",
         "loom undo a/1",

@@ -1,5 +1,6 @@
 //! One file a command; this one only hands over.
 
+mod amend;
 mod attach;
 mod audit;
 mod chaos;
@@ -19,7 +20,7 @@ mod stop;
 mod undo;
 mod verify;
 
-use super::args::{Args, Command};
+use super::args::{Args, Command, Plan};
 use super::failure::Failure;
 use super::place::Place;
 use crate::model::event::Request;
@@ -44,7 +45,9 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Signal(args) => signal::run(&place()?, &args),
         Command::Handoff(args) => handoff::run(&place()?, *args),
         Command::Verify(args) => verify::run(&place()?, &args),
-        Command::Plan(verb) => plan::run(verb),
+        Command::Plan(Plan::Verify(args)) => plan::verify(&args),
+        Command::Plan(Plan::Diff(args)) => amend::diff(&place()?, &args),
+        Command::Plan(Plan::Apply(args)) => amend::apply(&place()?, &args),
         Command::Sandbox(verb) => sandbox::run(&place()?, &verb),
         Command::Sessions(verb) => sessions::run(&place()?, verb),
         Command::Audit(args) => audit::run(&place()?, &args),

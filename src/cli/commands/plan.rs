@@ -3,17 +3,12 @@
 use std::path::Path;
 
 use crate::agent::environment::Environment;
-use crate::cli::args::{Plan as Verb, Verify};
+use crate::cli::args::Verify;
 use crate::cli::failure::{Failure, exit};
 use crate::cli::ui;
 use crate::git;
 use crate::model::plan::Plan;
 use crate::planfile::{self, Options, Parsed, Severity, Summary, Surroundings};
-
-pub fn run(verb: Verb) -> Result<u8, Failure> {
-    let Verb::Verify(args) = verb;
-    verify(&args)
-}
 
 /// Reads a plan file.
 pub fn read(path: &Path, ignored_fields: &[String]) -> Result<(Vec<u8>, Parsed), Failure> {
@@ -40,7 +35,7 @@ fn surroundings<'s>(plan: &Path, has_program: &'s dyn Fn(&str) -> bool) -> Surro
     Surroundings { files: folder.and_then(|folder| git::tracked_files(&folder)).or_else(here), has_program }
 }
 
-fn verify(args: &Verify) -> Result<u8, Failure> {
+pub fn verify(args: &Verify) -> Result<u8, Failure> {
     let environment = Environment::of_this_process();
     let has_program = |name: &str| environment.find_program(name).is_some();
     let options = Options { ignored_fields: args.ignore_field.clone() };
