@@ -80,10 +80,37 @@ pub fn tell(fact: &Fact) -> Sentence {
         Fact::PlanCompleted => says("every stage is merged or skipped: the plan is complete"),
         Fact::PlanCleaned => says("worktrees are gone, branches are kept under refs/loom/done/"),
         Fact::Stopped { .. } => says("the daemon is asked to stop"),
+        proof => tell_proof(proof),
+    }
+}
+
+fn tell_proof(fact: &Fact) -> Sentence {
+    match fact {
         Fact::TipAccepted { commit } => says(format!("the plan branch is taken as it is, at {}", commit.short())),
         Fact::ConfigAccepted { fingerprint } => {
             says("the repository's changed git configuration is accepted").with(format!("digest {fingerprint}"))
         }
+        Fact::ProgramsAccepted { fingerprint } => {
+            says("the changed programs on PATH are accepted").with(format!("digest {fingerprint}"))
+        }
+        Fact::EvidenceKept { evidence } => {
+            says(format!("the evidence about {} of `{}` is kept", evidence.commit.short(), evidence.of))
+                .with(format!("{}, sha256 {}", evidence.path, evidence.sha256))
+        }
+        Fact::CachesKept { sha256 } => {
+            says("what a proof left in its checkout is taken down").with(format!("sha256 {sha256}"))
+        }
+        lane => tell_lane(lane),
+    }
+}
+
+fn tell_lane(fact: &Fact) -> Sentence {
+    match fact {
+        Fact::LaneParked { backend, text, until, .. } => {
+            says(format!("no `{backend}` session starts before {until}")).with(text.clone())
+        }
+        Fact::LaneProbed { backend, session } => says(format!("session `{session}` tries whether `{backend}` works")),
+        Fact::LaneFreed { backend, .. } => says(format!("`{backend}` sessions go on")),
         base => tell_base(base),
     }
 }
@@ -197,7 +224,11 @@ fn shown(checks: &[CheckResult]) -> Vec<String> {
     let line = |check: &CheckResult| {
         let mark = if check.passed { "passed" } else { "failed" };
         let why = check.why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-        format!("{mark} `{}`{why}: {}, sha256 {}", check.command, check.evidence, check.output_sha256)
+        let output = match check.evidence.as_str() {
+            "" => "it printed nothing".to_owned(),
+            file => format!("{file}, sha256 {}", check.output_sha256),
+        };
+        format!("{mark} `{}`{why}: {output}", check.command)
     };
     checks.iter().map(line).collect()
 }

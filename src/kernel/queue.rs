@@ -15,6 +15,18 @@ use crate::model::plan::Landing;
 use crate::model::session::{Activity, EndReason, SessionState};
 use crate::model::stage::{BlockCode, BlockReason, CheckResult, Failure, Phase, StageState};
 
+impl BaseEntry {
+    pub fn commit(&self) -> Option<&Oid> {
+        match self {
+            BaseEntry::Absent => None,
+            BaseEntry::Queued { commit }
+            | BaseEntry::Proving { commit, .. }
+            | BaseEntry::Landing { commit, .. }
+            | BaseEntry::Rejected { commit, .. } => Some(commit),
+        }
+    }
+}
+
 pub(super) fn proved(world: &World, run: &Run, entry: &Entry, tip: &Oid, proof: &Proof, draft: &mut Draft) {
     let id = match entry {
         Entry::Base => return base_proved(run, tip, proof, draft),

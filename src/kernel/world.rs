@@ -631,18 +631,6 @@ impl Run {
     }
 }
 
-impl BaseEntry {
-    pub fn commit(&self) -> Option<&Oid> {
-        match self {
-            BaseEntry::Absent => None,
-            BaseEntry::Queued { commit }
-            | BaseEntry::Proving { commit, .. }
-            | BaseEntry::Landing { commit, .. }
-            | BaseEntry::Rejected { commit, .. } => Some(commit),
-        }
-    }
-}
-
 /// Questions that more than one part of Loom asks the world.
 impl Run {
     /// Whether everything this stage depends on lets it start.

@@ -240,7 +240,9 @@ fn the_audit_tells_the_story_with_actor_cause_and_evidence() {
         "plan `plan` is loaded with 2 stages",
         "`a` starts attempt 1 in session `a.1`",
         "session `a.1` is over: submitted, exit status 0",
-        "passed `test -s a.txt`: evidence/a/",
+        "passed `test -s a.txt`: it printed nothing",
+        "of `a` is kept",
+        "evidence/a/",
         "`a` landed",
         "`b` starts over: because I say so",
     ] {
