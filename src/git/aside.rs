@@ -42,6 +42,7 @@ impl Git {
                 let forgotten = self.forget_worktree(stage, &dir)?;
                 Ok(saved.or(forgotten))
             }
+            Err(error) if error.is_killed() => Err(error),
             Err(error) => {
                 tracing::warn!("{} is kept as it is: {error}", dir.display());
                 self.keep_folder(layout, stage, &dir).map(Some)
@@ -53,6 +54,9 @@ impl Git {
     /// is rescued first. False: it could not be saved in git and was moved away as it is.
     pub fn start_over(&self, layout: &Layout, stage: &StageId, dir: &Path, branch: &str) -> Result<bool, GitError> {
         if let Err(error) = self.rescue_worktree(stage, dir) {
+            if error.is_killed() {
+                return Err(error);
+            }
             tracing::warn!("{} is kept as it is: {error}", dir.display());
             self.keep_folder(layout, stage, dir)?;
             return Ok(false);

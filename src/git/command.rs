@@ -28,6 +28,13 @@ pub enum GitError {
     Io(#[from] std::io::Error),
 }
 
+impl GitError {
+    /// Whether git was ended by a unix signal: nothing was said about what it was asked.
+    pub fn is_killed(&self) -> bool {
+        matches!(self, GitError::Failed { code: None, .. })
+    }
+}
+
 /// Every write is synced before git returns; the caller syncs the ref's folder, which git
 /// does not. Measured: without both, a power cut loses or breaks what was acknowledged.
 const DURABLE: [&str; 4] = ["-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync"];
