@@ -50,13 +50,14 @@ cargo fmt --check
 say "lints"
 cargo clippy --all-targets -- -D warnings
 say "tests"
-rm -rf target/tmp/not-run
+rm -rf target/tmp/not-run target/*/tmp/not-run
 cargo nextest run
 say "examples in the documentation"
 cargo test --doc --quiet
-if [ -d target/tmp/not-run ]; then
-    say "NOT RUN for want of rights: $(ls target/tmp/not-run | wc -l)"
-    cat target/tmp/not-run/* >&2
+not_run=$(find target -path '*/tmp/not-run/*' -type f)
+if [ -n "$not_run" ]; then
+    say "NOT RUN for want of rights: $(echo "$not_run" | wc -l)"
+    echo "$not_run" | xargs cat >&2
     say "all others passed"
     exit 0
 fi
