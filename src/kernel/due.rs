@@ -210,7 +210,7 @@ fn prove_base(world: &World, run: &Run, commit: &Oid, tip: &Oid) -> Effect {
 pub fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
     let run = world.run.as_ref()?;
     let starts = run.stages.values().filter(|stage| !stage.held).filter_map(|stage| stage.pause_ends(now));
-    starts.chain(super::context::deadlines(run)).chain(super::lane::deadlines(run)).filter(|at| *at > now).min()
+    starts.chain(super::context::deadlines(run)).chain(super::lane::deadlines(run, now)).filter(|at| *at > now).min()
 }
 
 /// Whether nothing can go on without a person, and nothing runs.

@@ -43,6 +43,14 @@ impl Lane {
     pub(super) fn stopped(before: Option<&Lane>, parked: Parked, at: Timestamp) -> Lane {
         Lane { parked: Some(parked), times: before.map_or(0, |lane| lane.times_at(at)) + 1, at }
     }
+    /// Until when nothing starts, but for one session then. A pause that began in the future is
+    /// over: the clock was set back since.
+    fn pause_ends(&self, now: Timestamp) -> Option<Timestamp> {
+        self.parked.as_ref().filter(|_| self.at <= now).map(|parked| parked.until)
+    }
+    fn is_probed(&self) -> bool {
+        self.parked.as_ref().is_some_and(|parked| parked.probe.is_some())
+    }
     /// Stops in a row that still count.
     fn times_at(&self, now: Timestamp) -> u32 {
         if now > after(self.at, LANE_DECAY) { 0 } else { self.times }
@@ -84,8 +92,9 @@ fn pause(world: &World, run: &Run, times: u32) -> Duration {
 
 /// Why a stage of this backend may not start now.
 pub(super) fn is_closed(run: &Run, backend: BackendKind, now: Timestamp) -> bool {
-    let parked = run.lanes.get(&backend).and_then(|lane| lane.parked.as_ref());
-    parked.is_some_and(|parked| parked.probe.is_some() || parked.until > now)
+    run.lanes
+        .get(&backend)
+        .is_some_and(|lane| lane.is_probed() || lane.pause_ends(now).is_some_and(|until| until > now))
 }
 
 /// The next session of this backend is the one that probes it.
@@ -96,12 +105,14 @@ pub(super) fn needs_probe(run: &Run, backend: BackendKind) -> bool {
 /// Opens the lanes whose probe works, or came to an end that has nothing to do with the lane.
 pub(super) fn open_probed(run: &Run, draft: &mut Draft) {
     for (backend, lane) in &run.lanes {
-        let probe = lane.parked.as_ref().and_then(|parked| parked.probe.as_ref());
-        let Some(session) = probe.and_then(|id| run.sessions.get(id)) else { continue };
-        let has_moved_on = run.stages.get(&session.stage).is_some_and(
-            |stage| !matches!(&stage.state, StageState::Running { session: lease } if *lease == session.id),
-        );
-        if session.is_over() || session.usage.is_some() || session.reminders > 0 || has_moved_on {
+        let Some(probe) = lane.parked.as_ref().and_then(|parked| parked.probe.as_ref()) else { continue };
+        let is_awaited = run.sessions.get(probe).is_some_and(|session| {
+            let holds_its_stage = run.stages.get(&session.stage).is_some_and(
+                |stage| matches!(&stage.state, StageState::Running { session: lease } if *lease == session.id),
+            );
+            holds_its_stage && !session.is_over() && session.usage.is_none() && session.reminders == 0
+        });
+        if !is_awaited {
             draft.fact(Fact::LaneFreed { backend: *backend, forget: false });
         }
     }
@@ -115,10 +126,6 @@ pub(super) fn open_by_person(run: &Run, backend: BackendKind, draft: &mut Draft)
 }
 
 /// When the pauses of lanes end.
-pub(super) fn deadlines(run: &Run) -> impl Iterator<Item = Timestamp> {
-    run.lanes
-        .values()
-        .filter_map(|lane| lane.parked.as_ref())
-        .filter(|parked| parked.probe.is_none())
-        .map(|parked| parked.until)
+pub(super) fn deadlines(run: &Run, now: Timestamp) -> impl Iterator<Item = Timestamp> {
+    run.lanes.values().filter(|lane| !lane.is_probed()).filter_map(move |lane| lane.pause_ends(now))
 }

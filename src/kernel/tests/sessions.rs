@@ -209,6 +209,21 @@ fn lane_facts(sim: &Sim) -> Vec<&'static str> {
 }
 
 #[test]
+fn a_limit_met_while_the_clock_was_ahead_stops_nothing_once_it_is_right() {
+    let mut sim = two();
+    let begin = sim.now;
+    sim.later(std::time::Duration::from_secs(10 * 86_400));
+    let until = sim.now.checked_add(jiff::SignedDuration::from_mins(20)).unwrap();
+    sim.send(gave_up("a.1", GaveUp::Limit { until: Some(until) })).schedule();
+    assert_eq!(super::super::next_deadline(&sim.world, sim.now), Some(until));
+    sim.now = begin;
+    assert_eq!(super::super::next_deadline(&sim.world, sim.now), None);
+    sim.schedule();
+    assert_eq!(lane_facts(&sim), ["parked", "probed"]);
+    assert!(matches!(sim.state("a"), StageState::Running { .. }), "{:?}", sim.state("a"));
+}
+
+#[test]
 fn a_limit_stops_the_lane_once_and_one_session_tries_first() {
     let mut sim = two();
     let until = sim.now.checked_add(jiff::SignedDuration::from_mins(20)).unwrap();
