@@ -12,6 +12,7 @@ mod due;
 mod end;
 mod gates;
 pub mod lane;
+mod questions;
 mod queue;
 mod recover;
 mod request;

@@ -10,7 +10,7 @@ use super::lane::{Lane, Parked};
 use crate::model::check::Check;
 use crate::model::event::{Entry, Ground, PlanSource, RunOptions};
 use crate::model::fact::{Fact, SessionChange, StageChange};
-use crate::model::gate::{Answered, Gate, GateSubject};
+use crate::model::gate::{Answered, Gate};
 use crate::model::handoff::{Lists, Written};
 use crate::model::ids::{GateId, Oid, SessionId, StageId};
 use crate::model::judge::Touched;
@@ -18,7 +18,7 @@ use crate::model::limits::LANE_DECAY;
 use crate::model::plan::{BackendKind, Plan, StageSpec};
 use crate::model::session::{Activity, Session, SessionState};
 use crate::model::stage::{BlockReason, CheckResult, Failure, Phase, StageState};
-use crate::model::usage::{Usage, Zone};
+use crate::model::usage::Zone;
 
 /// Everything that is so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -628,68 +628,5 @@ impl Run {
                 session.asks.clone_from(asks);
             }
         }
-    }
-}
-
-/// Questions that more than one part of Loom asks the world.
-impl Run {
-    /// Whether everything this stage depends on lets it start.
-    pub fn dependencies_met(&self, spec: &StageSpec) -> bool {
-        spec.dependencies.iter().all(|id| self.stages.get(id).is_some_and(|stage| stage.state.lets_dependents_start()))
-    }
-    /// The checks that decide about a stage: its own, then the plan's.
-    pub fn checks_of(&self, spec: &StageSpec) -> Vec<Check> {
-        spec.checks.iter().chain(self.acceptance_of(&spec.id)).cloned().collect()
-    }
-    /// The names of all results that a verdict about a stage has.
-    pub fn required(&self, spec: &StageSpec) -> Vec<String> {
-        let commands = spec.checks.iter().chain(self.acceptance_of(&spec.id)).map(|check| check.command.clone());
-        commands.chain(spec.criteria.commands().map(str::to_owned)).chain(spec.criteria.labels()).collect()
-    }
-    /// Sessions whose process may still run.
-    pub fn live_sessions(&self) -> impl Iterator<Item = &Session> {
-        self.sessions.values().filter(|session| !session.is_over())
-    }
-    /// Sessions that take a place among `max_parallel`: not those that are only ending.
-    pub fn busy_sessions(&self) -> usize {
-        self.stages.values().filter(|stage| stage.state.lease().is_some()).count()
-    }
-    /// The session that holds the stage's lease.
-    pub fn lease_of(&self, stage: &Stage) -> Option<&Session> {
-        stage.state.lease().and_then(|id| self.sessions.get(id))
-    }
-    /// What all sessions of a stage, or of the plan, have used.
-    pub fn used(&self, stage: Option<&StageId>) -> Usage {
-        let sessions = self.sessions.values().filter(|session| stage.is_none_or(|stage| session.stage == *stage));
-        sessions.filter_map(|session| session.usage).fold(Usage::default(), Usage::plus)
-    }
-    pub fn open_gates(&self) -> impl Iterator<Item = &Gate> {
-        self.gates.values().filter(|gate| gate.answer.is_none())
-    }
-    /// The open gate that stops all landing, if there is one.
-    pub fn landing_gate(&self) -> Option<&Gate> {
-        self.open_gates().find(|gate| gate.subject.stage().is_none())
-    }
-    /// Whether a gate with this subject is open.
-    pub fn asks(&self, subject: &GateSubject) -> bool {
-        self.open_gates().any(|gate| gate.subject == *subject)
-    }
-    pub fn is_complete(&self) -> bool {
-        self.stages.values().all(|stage| stage.state.is_final())
-    }
-    /// What the merge queue is busy with.
-    pub fn active_entry(&self) -> Option<Entry> {
-        if matches!(self.base_entry, BaseEntry::Proving { .. } | BaseEntry::Landing { .. }) {
-            return Some(Entry::Base);
-        }
-        if let Some((stage, _)) = &self.again {
-            return Some(Entry::Again { stage: stage.clone() });
-        }
-        self.stages.iter().find_map(|(id, stage)| match &stage.state {
-            StageState::Verifying { phase: Phase::Proving { .. } | Phase::Landing { .. }, .. } => {
-                Some(Entry::Stage { stage: id.clone() })
-            }
-            _ => None,
-        })
     }
 }

@@ -1,0 +1,73 @@
+//! Questions that more than one part of Loom asks the world. Nothing here changes it.
+
+use super::world::{BaseEntry, Run, Stage};
+use crate::model::check::Check;
+use crate::model::event::Entry;
+use crate::model::gate::{Gate, GateSubject};
+use crate::model::ids::StageId;
+use crate::model::plan::StageSpec;
+use crate::model::session::Session;
+use crate::model::stage::{Phase, StageState};
+use crate::model::usage::Usage;
+
+impl Run {
+    /// Whether everything this stage depends on lets it start.
+    pub fn dependencies_met(&self, spec: &StageSpec) -> bool {
+        spec.dependencies.iter().all(|id| self.stages.get(id).is_some_and(|stage| stage.state.lets_dependents_start()))
+    }
+    /// The checks that decide about a stage: its own, then the plan's.
+    pub fn checks_of(&self, spec: &StageSpec) -> Vec<Check> {
+        spec.checks.iter().chain(self.acceptance_of(&spec.id)).cloned().collect()
+    }
+    /// The names of all results that a verdict about a stage has.
+    pub fn required(&self, spec: &StageSpec) -> Vec<String> {
+        let commands = spec.checks.iter().chain(self.acceptance_of(&spec.id)).map(|check| check.command.clone());
+        commands.chain(spec.criteria.commands().map(str::to_owned)).chain(spec.criteria.labels()).collect()
+    }
+    /// Sessions whose process may still run.
+    pub fn live_sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values().filter(|session| !session.is_over())
+    }
+    /// Sessions that take a place among `max_parallel`: not those that are only ending.
+    pub fn busy_sessions(&self) -> usize {
+        self.stages.values().filter(|stage| stage.state.lease().is_some()).count()
+    }
+    /// The session that holds the stage's lease.
+    pub fn lease_of(&self, stage: &Stage) -> Option<&Session> {
+        stage.state.lease().and_then(|id| self.sessions.get(id))
+    }
+    /// What all sessions of a stage, or of the plan, have used.
+    pub fn used(&self, stage: Option<&StageId>) -> Usage {
+        let sessions = self.sessions.values().filter(|session| stage.is_none_or(|stage| session.stage == *stage));
+        sessions.filter_map(|session| session.usage).fold(Usage::default(), Usage::plus)
+    }
+    pub fn open_gates(&self) -> impl Iterator<Item = &Gate> {
+        self.gates.values().filter(|gate| gate.answer.is_none())
+    }
+    /// The open gate that stops all landing, if there is one.
+    pub fn landing_gate(&self) -> Option<&Gate> {
+        self.open_gates().find(|gate| gate.subject.stage().is_none())
+    }
+    /// Whether a gate with this subject is open.
+    pub fn asks(&self, subject: &GateSubject) -> bool {
+        self.open_gates().any(|gate| gate.subject == *subject)
+    }
+    pub fn is_complete(&self) -> bool {
+        self.stages.values().all(|stage| stage.state.is_final())
+    }
+    /// What the merge queue is busy with.
+    pub fn active_entry(&self) -> Option<Entry> {
+        if matches!(self.base_entry, BaseEntry::Proving { .. } | BaseEntry::Landing { .. }) {
+            return Some(Entry::Base);
+        }
+        if let Some((stage, _)) = &self.again {
+            return Some(Entry::Again { stage: stage.clone() });
+        }
+        self.stages.iter().find_map(|(id, stage)| match &stage.state {
+            StageState::Verifying { phase: Phase::Proving { .. } | Phase::Landing { .. }, .. } => {
+                Some(Entry::Stage { stage: id.clone() })
+            }
+            _ => None,
+        })
+    }
+}
