@@ -40,7 +40,7 @@ fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BootError {
 }
 
 /// The world as the journal tells it, without any lock: for reading.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ReadOnly {
     pub world: World,
     pub tail: Tail,
@@ -71,17 +71,18 @@ impl ReadOnly {
 
     fn against(layout: &Layout, anchor: Option<&Anchor>) -> Result<ReadOnly, BootError> {
         let path = layout.journal();
-        Ok(ReadOnly::fold_against(&journal::bytes(&path)?, &path, anchor)?)
+        Ok(ReadOnly::default().fold_more(&journal::bytes(&path)?, &path, anchor)?)
     }
 
     /// Folds the journal that is in `bytes`; `path` is what errors call it.
     pub fn fold(bytes: &[u8], path: &Path) -> Result<ReadOnly, JournalError> {
-        ReadOnly::fold_against(bytes, path, None)
+        ReadOnly::default().fold_more(bytes, path, None)
     }
 
-    fn fold_against(bytes: &[u8], path: &Path, anchor: Option<&Anchor>) -> Result<ReadOnly, JournalError> {
-        let mut world = World::default();
-        let scan = journal::scan(bytes, path, anchor, |line| {
+    /// Goes on with the lines that follow what was read.
+    pub fn fold_more(self, bytes: &[u8], path: &Path, anchor: Option<&Anchor>) -> Result<ReadOnly, JournalError> {
+        let mut world = self.world;
+        let scan = journal::scan_after(self.tail, bytes, path, anchor, |line| {
             for fact in &line.record.facts {
                 world.apply(fact, line.record.at);
             }

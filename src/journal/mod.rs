@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use read::{Line, Scan, Tail, bytes, problems, read, scan, verify};
+pub use read::{Line, Scan, Tail, bytes, problems, read, scan, scan_after, verify};
 
 use crate::base::fail::{self, Point};
 use crate::base::text::sha256;

@@ -71,16 +71,23 @@ pub fn verify(bytes: &[u8], path: &Path, mut each: impl FnMut(Record)) -> Result
 }
 
 /// Reads as far as the lines are good, and compares with what `anchor` names.
-pub fn scan(bytes: &[u8], path: &Path, anchor: Option<&Anchor>, mut each: impl FnMut(Line)) -> Scan {
-    let mut scan = Scan { tail: Tail::default(), trouble: None };
+pub fn scan(bytes: &[u8], path: &Path, anchor: Option<&Anchor>, each: impl FnMut(Line)) -> Scan {
+    scan_after(Tail::default(), bytes, path, anchor, each)
+}
+
+/// As [`scan`], of the lines after those that were read already, up to `tail`. `bytes` begin after them.
+pub fn scan_after(tail: Tail, bytes: &[u8], path: &Path, anchor: Option<&Anchor>, mut each: impl FnMut(Line)) -> Scan {
+    let mut scan = Scan { tail: Tail { torn_bytes: 0, ..tail }, trouble: None };
     let mut is_changed = false;
-    for (at, bytes) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+    for bytes in bytes.split_inclusive(|byte| *byte == b'\n') {
+        // Records are numbered as their lines are.
+        let at = scan.tail.next_seq as usize;
         let Some(text) = bytes.strip_suffix(b"\n") else {
             // A write that is cut off leaves a beginning. A whole line with another byte in the
             // place of its end was acknowledged once.
             if bytes.split_last().is_some_and(|(_, line)| parse(line, &scan.tail).is_ok()) {
                 let (path, why) = (path.to_path_buf(), "its end was changed".to_owned());
-                scan.trouble = Some(JournalError::Damaged { path, line: at + 1, why });
+                scan.trouble = Some(JournalError::Damaged { path, line: at, why });
                 return scan;
             }
             scan.tail.torn_bytes = bytes.len() as u64;
@@ -89,7 +96,7 @@ pub fn scan(bytes: &[u8], path: &Path, anchor: Option<&Anchor>, mut each: impl F
         let line = match parse(text, &scan.tail) {
             Ok((record, hash, unknown)) => Line { bytes, record, hash, unknown },
             Err(why) => {
-                scan.trouble.get_or_insert(JournalError::Damaged { path: path.to_path_buf(), line: at + 1, why });
+                scan.trouble.get_or_insert(JournalError::Damaged { path: path.to_path_buf(), line: at, why });
                 return scan;
             }
         };
@@ -98,7 +105,7 @@ pub fn scan(bytes: &[u8], path: &Path, anchor: Option<&Anchor>, mut each: impl F
                 [] => format!("facts of version {}, and this one knows {FACT_VERSION}", line.record.v),
                 names => format!("{}, which this one does not know", crate::base::text::list(names)),
             };
-            scan.trouble = Some(JournalError::Newer { path: path.to_path_buf(), line: at + 1, what });
+            scan.trouble = Some(JournalError::Newer { path: path.to_path_buf(), line: at, what });
         }
         scan.tail.valid_bytes += bytes.len() as u64;
         scan.tail.next_seq = line.record.seq + 1;
