@@ -26,6 +26,9 @@ fn start(agent: Agent) -> Start {
         auto_allow: true,
         siblings: Vec::new(),
         timeout: Duration::from_secs(60),
+        setup: Vec::new(),
+        teardown: Vec::new(),
+        before: Vec::new(),
     }
 }
 

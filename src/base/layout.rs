@@ -64,6 +64,24 @@ impl Layout {
     pub fn all_caches(&self) -> PathBuf {
         self.work.join("caches")
     }
+    /// What `setup` and `teardown` of worktrees did.
+    pub fn setups(&self) -> PathBuf {
+        self.work.join("setup")
+    }
+    pub fn setup_record(&self, folder: &str) -> PathBuf {
+        self.setups().join(format!("{folder}.json"))
+    }
+    pub fn setup_log(&self, folder: &str) -> PathBuf {
+        self.setups().join(format!("{folder}.log"))
+    }
+    /// Held by the process that prepares the worktree.
+    pub fn setup_lock(&self, folder: &str) -> PathBuf {
+        self.setups().join(format!("{folder}.lock"))
+    }
+    /// The home of `setup` and `teardown`: never that of the checks.
+    pub fn setup_home(&self) -> PathBuf {
+        self.cache().join("setup-home")
+    }
     pub fn stages(&self) -> PathBuf {
         self.work.join("stages")
     }

@@ -7,6 +7,7 @@ mod evidence;
 mod inspect;
 mod judging;
 mod runner;
+mod setup;
 mod stubs;
 mod verdict;
 mod weakened;
@@ -17,7 +18,8 @@ pub use environment::Operator;
 pub use evidence::{Bundle, Claim};
 pub use inspect::Tree;
 pub use judging::{Judges, touched};
-pub use runner::main;
+pub use runner::{Lifeline, main};
+pub use setup::{Preparation, carry_out, inputs};
 
 use crate::model::check::{Check, Criteria};
 use crate::model::stage::CheckResult;
@@ -58,17 +60,29 @@ impl Suite<'_> {
 
 /// Runs the commands one after the other, then looks at `tree`; judges all of it.
 pub fn run_all(suite: &Suite, place: &Place, tree: &Tree) -> Result<Vec<CheckResult>, CheckError> {
-    let commands = suite.commands();
-    let mut results = Vec::new();
-    if !commands.is_empty() {
-        results = runner::run(&runner::Order {
-            cwd: place.cwd.to_path_buf(),
-            environment: place.environment.clone(),
-            commands,
-            evidence: place.evidence.clone(),
-            work: place.work.to_path_buf(),
-        })?;
-    }
+    let mut results = run(suite.commands(), place, &Lifeline::default())?;
     results.extend(inspect::look(suite.criteria, tree));
     Ok(results)
+}
+
+/// Runs checks that are commands and nothing else, for as long as the lifeline holds.
+pub fn run_checks(checks: &[Check], place: &Place, lifeline: &Lifeline) -> Result<Vec<CheckResult>, CheckError> {
+    run(checks.iter().map(verdict::Command::of).collect(), place, lifeline)
+}
+
+fn run(commands: Vec<verdict::Command>, place: &Place, lifeline: &Lifeline) -> Result<Vec<CheckResult>, CheckError> {
+    if commands.is_empty() {
+        return Ok(Vec::new());
+    }
+    let order = runner::Order {
+        cwd: place.cwd.to_path_buf(),
+        environment: place.environment.clone(),
+        commands,
+        evidence: place.evidence.clone(),
+        work: place.work.to_path_buf(),
+        log: None,
+        lock: None,
+        stops: false,
+    };
+    Ok(runner::run(&order, lifeline)?)
 }

@@ -3,11 +3,13 @@
 //! subreaper), ends what outlives its check, and ends everything when the
 //! daemon is gone. It judges on the whole output and hands on only what is kept.
 
+use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
@@ -35,6 +37,54 @@ pub(super) struct Order {
     pub(super) evidence: PathBuf,
     /// `.work/`: paths of outputs are told relative to it.
     pub(super) work: PathBuf,
+    /// Where output is appended as it comes, instead of being kept as evidence.
+    #[serde(default)]
+    pub(super) log: Option<PathBuf>,
+    /// Held for as long as the runner lives: it waits for another one that has it.
+    #[serde(default)]
+    pub(super) lock: Option<PathBuf>,
+    /// Whether what comes after a failed command is left out.
+    #[serde(default)]
+    pub(super) stops: bool,
+}
+
+/// What a runner hangs on: when it is cut, the runner ends everything and goes.
+#[derive(Debug, Clone, Default)]
+pub struct Lifeline(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    stdin: Option<ChildStdin>,
+    is_cut: bool,
+}
+
+impl Lifeline {
+    /// Ends what hangs on it, and whatever is to hang on it later.
+    pub fn cut(&self) {
+        let mut held = self.held();
+        held.is_cut = true;
+        held.stdin = None;
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.held().is_cut
+    }
+
+    /// Tells the runner what to do, and keeps the line open.
+    fn tie(&self, mut stdin: ChildStdin, told: &str) -> io::Result<()> {
+        writeln!(stdin, "{told}")?;
+        let mut held = self.held();
+        held.stdin = Some(stdin).filter(|_| !held.is_cut);
+        Ok(())
+    }
+
+    fn let_go(&self) {
+        self.held().stdin = None;
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 /// One line of the runner's answer.
@@ -58,7 +108,7 @@ pub fn main(arguments: &[std::ffi::OsString]) -> Option<u8> {
 }
 
 /// Starts a runner and waits for the results of `order`, in order.
-pub(super) fn run(order: &Order) -> io::Result<Vec<CheckResult>> {
+pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Vec<CheckResult>> {
     let binary = process::this_binary()?;
     let binary = if binary.exists() { binary } else { PathBuf::from("/proc/self/exe") };
     let mut command = process::command(binary);
@@ -67,14 +117,17 @@ pub(super) fn run(order: &Order) -> io::Result<Vec<CheckResult>> {
     let mut runner = command.spawn()?;
     let gone = || io::Error::other("what runs the checks was ended");
     // Held open until all is over: its end tells the runner that nobody waits any more.
-    let mut lifeline = runner.stdin.take().ok_or_else(gone)?;
+    let stdin = runner.stdin.take().ok_or_else(gone)?;
     let stdout = runner.stdout.take().ok_or_else(gone)?;
     let told = serde_json::to_string(order)?;
-    let answers = writeln!(lifeline, "{told}").and_then(|()| receive(stdout, order.commands.len()));
-    drop(lifeline);
+    let answers = lifeline.tie(stdin, &told).and_then(|()| receive(stdout, order.commands.len()));
+    lifeline.let_go();
     runner.wait()?;
+    let is_whole = |answers: &[CheckResult]| {
+        answers.len() == order.commands.len() || (order.stops && answers.last().is_some_and(|last| !last.passed))
+    };
     match answers {
-        Ok(answers) if answers.len() == order.commands.len() => Ok(answers),
+        Ok(answers) if is_whole(&answers) => Ok(answers),
         Ok(_) => Err(gone()),
         Err(error) => Err(error),
     }
@@ -99,6 +152,14 @@ fn carry_out() -> io::Result<()> {
     // Nothing else comes on it: what is buffered beyond the line is not missed.
     io::stdin().lock().read_line(&mut line)?;
     let order: Order = serde_json::from_str(&line)?;
+    let _lock = match &order.lock {
+        Some(path) => {
+            let lock = fs_err::File::create(path)?;
+            lock.file().lock()?;
+            Some(lock)
+        }
+        None => None,
+    };
     let mut stdout = io::stdout().lock();
     for (at, command) in order.commands.iter().enumerate() {
         let answer = match until_it_passes(&order, at, command) {
@@ -106,9 +167,13 @@ fn carry_out() -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(error),
             Err(error) => Answer::Trouble(error.to_string()),
         };
+        let is_last = order.stops && !matches!(&answer, Answer::Result(result) if result.passed);
         let line = serde_json::to_string(&answer)?;
         writeln!(stdout, "{line}")?;
         stdout.flush()?;
+        if is_last {
+            break;
+        }
     }
     Ok(())
 }
@@ -137,7 +202,7 @@ fn until_it_passes(order: &Order, at: usize, command: &verdict::Command) -> io::
 
 /// Keeps start and end of what a check printed; says where, relative to `.work/`, and its digest.
 fn keep(order: &Order, at: usize, run: u32, ran: &Ran) -> io::Result<(String, String)> {
-    if ran.stdout.is_empty() && ran.stderr.is_empty() {
+    if order.log.is_some() || (ran.stdout.is_empty() && ran.stderr.is_empty()) {
         return Ok((String::new(), String::new()));
     }
     fs_err::create_dir_all(&order.evidence)?;
@@ -154,11 +219,12 @@ fn keep(order: &Order, at: usize, run: u32, ran: &Ran) -> io::Result<(String, St
 
 fn run_one(order: &Order, command: &str, timeout_secs: Option<u64>) -> io::Result<Ran> {
     let started = Instant::now();
+    let log = order.log.as_deref().map(|path| open_log(path, command)).transpose()?;
     let mut child = spawn(order, command)?;
     let mut running = Running {
         pidfd: pidfd(&child)?,
-        out: Stream::of(child.stdout.take().map(OwnedFd::from))?,
-        err: Stream::of(child.stderr.take().map(OwnedFd::from))?,
+        out: Stream::of(child.stdout.take().map(OwnedFd::from), &log)?,
+        err: Stream::of(child.stderr.take().map(OwnedFd::from), &log)?,
         deadline: started.checked_add(timeout_secs.map_or(CHECK_TIMEOUT, Duration::from_secs)),
         kill_at: None,
         timed_out: false,
@@ -170,14 +236,24 @@ fn run_one(order: &Order, command: &str, timeout_secs: Option<u64>) -> io::Resul
     while running.is_open() && Instant::now() < drained {
         running.turn(Some(drained), false)?;
     }
+    let exit = exit_of(status, running.timed_out);
+    if let Some(mut log) = log.as_deref() {
+        writeln!(log, "[{exit} after {:.1} s]", started.elapsed().as_secs_f64())?;
+    }
     Ok(Ran {
-        exit: exit_of(status, running.timed_out),
+        exit,
         duration: started.elapsed(),
         stdout: running.out.bytes,
         stderr: running.err.bytes,
         overflowed,
         leftovers,
     })
+}
+
+fn open_log(path: &Path, command: &str) -> io::Result<Arc<File>> {
+    let mut log = fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_file();
+    writeln!(log, "$ {command}")?;
+    Ok(Arc::new(log))
 }
 
 /// Starts the command in a process group and, where the kernel has it, a signal scope of its own,
@@ -215,14 +291,15 @@ fn exit_of(status: ExitStatus, timed_out: bool) -> Exit {
 struct Stream {
     fd: Option<OwnedFd>,
     bytes: Vec<u8>,
+    log: Option<Arc<File>>,
 }
 
 impl Stream {
-    fn of(fd: Option<OwnedFd>) -> io::Result<Stream> {
+    fn of(fd: Option<OwnedFd>, log: &Option<Arc<File>>) -> io::Result<Stream> {
         if let Some(fd) = &fd {
             set_nonblocking(fd)?;
         }
-        Ok(Stream { fd, bytes: Vec::new() })
+        Ok(Stream { fd, bytes: Vec::new(), log: log.clone() })
     }
 
     /// Reads what is there. False: there is more than a check may print.
@@ -233,6 +310,10 @@ impl Stream {
                 Got::Bytes(n) => {
                     let room = CHECK_OUTPUT_BYTES_MAX - self.bytes.len();
                     self.bytes.extend_from_slice(&buffer[..n.min(room)]);
+                    if let Some(mut log) = self.log.as_deref() {
+                        // A full disk is told by whatever else fails.
+                        let _ = log.write_all(&buffer[..n.min(room)]);
+                    }
                     if n > room {
                         self.fd = None;
                         return false;

@@ -25,6 +25,9 @@ pub(super) struct Command {
     /// What names a single failure; none: what is known about common test runners.
     #[serde(default)]
     pub(super) failure_patterns: Vec<String>,
+    /// It proves nothing and only has to succeed: what it says of tests does not count.
+    #[serde(default)]
+    pub(super) is_preparation: bool,
 }
 
 impl Command {
@@ -34,6 +37,7 @@ impl Command {
             fail_patterns: Vec::new(),
             ignore_patterns: Vec::new(),
             failure_patterns: Vec::new(),
+            is_preparation: false,
         }
     }
 
@@ -72,7 +76,10 @@ pub(super) fn judge(command: &Command, ran: &Ran) -> CheckResult {
     let both = if stderr.is_empty() { stdout.clone().into_owned() } else { format!("{stdout}{stderr}") };
     let said = counts::read(&both);
     let why = unmet(command, ran, &stdout, &stderr)
-        .or_else(|| counts::objection(&command.check.command, &said).filter(|_| command.check.exit_code == 0))
+        .or_else(|| {
+            counts::objection(&command.check.command, &said)
+                .filter(|_| command.check.exit_code == 0 && !command.is_preparation)
+        })
         .or_else(|| forbidden_line(command, &both));
     let failures = if why.is_some() { failures(command, &both) } else { Vec::new() };
     CheckResult {

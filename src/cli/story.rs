@@ -2,7 +2,7 @@
 
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::ids::StageId;
-use crate::model::session::EndReason;
+use crate::model::session::{EndReason, Preparing};
 use crate::model::stage::CheckResult;
 
 /// What a fact says, and what it rests on.
@@ -35,7 +35,9 @@ pub fn actor(cause: &str) -> &str {
 /// The stages that a fact is about; none: the whole project.
 pub fn stages(fact: &Fact) -> Vec<StageId> {
     match fact {
-        Fact::Stage { stage, .. } | Fact::StageRemoved { stage, .. } => vec![stage.clone()],
+        Fact::Stage { stage, .. } | Fact::StageRemoved { stage, .. } | Fact::TeardownFailed { stage, .. } => {
+            vec![stage.clone()]
+        }
         Fact::Session { session, .. } => vec![session.stage()],
         Fact::GateOpened { subject, .. } => subject.stage().cloned().into_iter().collect(),
         Fact::WorktreesTidied { stages, .. } => stages.clone(),
@@ -68,6 +70,9 @@ pub fn tell(fact: &Fact) -> Sentence {
         }
         Fact::StageRemoved { stage, rescued } => {
             says(format!("worktrees and branch of `{stage}` are removed")).with_all(put_aside(rescued))
+        }
+        Fact::TeardownFailed { stage, why } => {
+            says(format!("the worktree of `{stage}` is removed although its teardown failed")).with(why.clone())
         }
         Fact::Rescued { refs } => says("work is put aside").with_all(put_aside(refs)),
         Fact::GateOpened { gate, question, .. } => says(format!("question {gate} is open: {question}")),
@@ -149,6 +154,8 @@ fn tell_stage(id: &str, change: &StageChange) -> Sentence {
             says(format!("`{id}` pauses and goes on in {how}: {why}"))
         }
         StageChange::HandoffWritten { .. } => says(format!("`{id}` has a handoff for what comes next")),
+        StageChange::BeforeHeld { checks } => says(format!("what must hold before `{id}` does"))
+            .with_all(checks.iter().map(|check| format!("passed: {}", check.command))),
         StageChange::Submitted { commit } => says(format!("`{id}` is submitted")).with(format!("commit {commit}")),
         StageChange::ProofStarted { tip } => says(format!("`{id}` is merged with {} and proven", tip.short())),
         StageChange::Requeued => says(format!("`{id}` waits for its turn again")),
@@ -191,6 +198,13 @@ fn tell_session(id: &str, change: &SessionChange) -> Sentence {
         SessionChange::Planned { backend, worktree, resumes, .. } => {
             let how = if *resumes { ", in the same conversation" } else { "" };
             says(format!("session `{id}` of `{backend}` is planned in .worktrees/{worktree}{how}"))
+        }
+        SessionChange::Preparing { what: Preparing::SetUp } => says(format!("the worktree of `{id}` is being set up")),
+        SessionChange::Preparing { what: Preparing::Before } => {
+            says(format!("what must hold before `{id}` is looked at"))
+        }
+        SessionChange::SetUp { duration_ms } => {
+            says(format!("the worktree of `{id}` is set up")).with(format!("{duration_ms} ms"))
         }
         SessionChange::Hosted { host, .. } => {
             says(format!("session `{id}` has a host")).with(format!("process {}, boot {}", host.pid, host.boot_id))

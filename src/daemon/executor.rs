@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::base::fail::{self, Point};
 use crate::base::layout::Layout;
 use crate::base::process;
-use crate::checks::Operator;
+use crate::checks::{Lifeline, Operator};
 use crate::daemon::dispatcher::Message;
-use crate::git::{Anchored, Followed, Git, GitError, Own, Refs};
+use crate::git::{Anchored, Farewell, Followed, Git, GitError, Own, Refs};
 use crate::host::control::{self, Waiting};
 use crate::kernel::World;
 use crate::model::anchor::Anchor;
@@ -34,6 +34,10 @@ pub(super) struct Context {
     config: Mutex<String>,
     /// The journal's newest durable record that this process wrote.
     head: Mutex<Option<Anchor>>,
+    /// Worktrees, each with what its preparation or removal holds.
+    places: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
+    /// Sessions whose worktree is being prepared.
+    pub(super) preparing: Mutex<BTreeMap<SessionId, Lifeline>>,
     /// Hosts that wait at the start barrier.
     pub(super) waiting: Mutex<BTreeMap<SessionId, Waiting>>,
     /// The operator's environment as this daemon was started with it.
@@ -54,6 +58,8 @@ impl Executor {
             own: Mutex::new(None),
             config: Mutex::new(String::new()),
             head: Mutex::new(None),
+            places: Mutex::new(BTreeMap::new()),
+            preparing: Mutex::new(BTreeMap::new()),
             waiting: Mutex::new(BTreeMap::new()),
             operator: OnceLock::new(),
             sender,
@@ -152,7 +158,9 @@ fn points(effect: &Effect) -> (Point, Point) {
         Effect::TidyWorktrees { .. } => (Point::BeforeTidyWorktrees, Point::AfterTidyWorktrees),
         Effect::CleanPlan { .. } => (Point::BeforeCleanPlan, Point::AfterCleanPlan),
         // The dispatcher carries these out by itself; see `daemon.answer`.
-        Effect::Reply { .. } | Effect::Shutdown => (Point::BeforeAnswer, Point::AfterAnswer),
+        Effect::CancelStart { .. } | Effect::Reply { .. } | Effect::Shutdown => {
+            (Point::BeforeAnswer, Point::AfterAnswer)
+        }
     }
 }
 
@@ -210,6 +218,13 @@ impl Context {
             Effect::MakePlanBranch { branch, commit } => self.make_plan_branch(&branch, &commit),
             Effect::Start(start) => super::start::start(self, &start),
             Effect::OpenBarrier { session, viewer } => self.open_barrier(&session, viewer),
+            Effect::CancelStart { session } => {
+                let preparing = self.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(lifeline) = preparing.get(&session) {
+                    lifeline.cut();
+                }
+                Event::EffectDone
+            }
             Effect::Watch { session } => self.watch(session),
             Effect::EndSession { session, grace, .. } => self.end_session(&session, grace),
             Effect::Inspect { stage, session, worktree, base, request } => {
@@ -231,19 +246,23 @@ impl Context {
                 }
             }
             Effect::RemoveStage { stage, worktrees } => {
-                match self.put_aside(|git| git.remove_stage(&self.layout, &stage, &worktrees)) {
+                let places: Vec<_> = worktrees.iter().map(|folder| self.place(folder)).collect();
+                let _held: Vec<_> = places.iter().map(|place| hold(place)).collect();
+                match self.put_aside(|git, farewell| git.remove_stage(&self.layout, &stage, &worktrees, farewell)) {
                     Ok(rescued) => Event::StageRemoved { stage, rescued },
                     Err(error) => failed("remove a stage", &error),
                 }
             }
-            Effect::TidyWorktrees { stages } => match self.put_aside(|git| git.put_all_aside(&self.layout, &stages)) {
-                Ok(rescued) => {
-                    Event::WorktreesTidied { stages: stages.into_iter().map(|(stage, _)| stage).collect(), rescued }
+            Effect::TidyWorktrees { stages } => {
+                match self.put_aside(|git, farewell| git.put_all_aside(&self.layout, &stages, farewell)) {
+                    Ok(rescued) => {
+                        Event::WorktreesTidied { stages: stages.into_iter().map(|(stage, _)| stage).collect(), rescued }
+                    }
+                    Err(error) => failed("remove landed worktrees", &error),
                 }
-                Err(error) => failed("remove landed worktrees", &error),
-            },
+            }
             Effect::CleanPlan { plan, stages } => {
-                match self.put_aside(|git| git.clean_plan(&self.layout, &plan, &stages)) {
+                match self.put_aside(|git, farewell| git.clean_plan(&self.layout, &plan, &stages, farewell)) {
                     Ok(rescued) => {
                         // Caches can be filled again.
                         let _ = fs_err::remove_dir_all(self.layout.all_caches());
@@ -257,10 +276,26 @@ impl Context {
     }
 
     /// Runs what looks into worktrees before it removes them, unless their git was tampered with.
-    fn put_aside(&self, act: impl FnOnce(&Git) -> Result<Vec<String>, GitError>) -> Result<Vec<String>, GitError> {
+    fn put_aside(
+        &self,
+        act: impl FnOnce(&Git, Farewell) -> Result<Vec<String>, GitError>,
+    ) -> Result<Vec<String>, GitError> {
         let git = self.git()?;
         self.check_config(&git).map_err(std::io::Error::other)?;
-        act(&git)
+        act(&git, &|stage, folder| self.tear_down(stage, folder))
+    }
+
+    /// Runs the teardown of a worktree that is about to go. What does not work is told, and stops nothing.
+    pub(super) fn tear_down(&self, stage: &StageId, folder: &str) {
+        if let Err(why) = super::setup::tear_down(&self.layout, || self.operator().clone(), stage, folder) {
+            self.send(None, Event::TeardownFailed { stage: stage.clone(), why });
+        }
+    }
+
+    /// Whoever makes, prepares or removes a worktree holds its place.
+    pub(super) fn place(&self, folder: &str) -> Arc<Mutex<()>> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(places.entry(folder.to_owned()).or_default())
     }
 
     fn make_plan_branch(&self, branch: &str, commit: &Oid) -> Event {
@@ -382,8 +417,10 @@ impl Context {
                 why: format!("its worktree is on `{there}` and not on `{wanted}`: git switch {wanted}"),
             });
         }
-        if !status.dirty.is_empty() {
-            return Ok(Inspection::Dirty { files: status.dirty });
+        let folder = dir.file_name().unwrap_or_default().to_string_lossy();
+        let dirty = super::setup::work_among(&self.layout, &git, &folder, status.dirty)?;
+        if !dirty.is_empty() {
+            return Ok(Inspection::Dirty { files: dirty });
         }
         let Some(head) = status.head else {
             return Ok(Inspection::Unfit { why: format!("branch `{wanted}` has no commit") });
@@ -466,6 +503,11 @@ impl Context {
             .map(|(_, tip)| tip)
             .collect())
     }
+}
+
+/// Waits for a place and holds it. What broke off there is seen when it is looked at.
+pub(super) fn hold(place: &Mutex<()>) -> MutexGuard<'_, ()> {
+    place.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn poisoned() -> GitError {

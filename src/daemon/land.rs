@@ -40,6 +40,7 @@ fn run_proof(context: &Context, prove: &Prove, left: &mut Left) -> Result<Proof,
     match secured.map_err(text)? {
         0 => {}
         n if prove.kept.is_some() => {
+            super::setup::forget_in_proof(&own);
             tracing::warn!("{n} files in the proof checkout are not what the last proof left: removed")
         }
         _ => {}
@@ -176,6 +177,10 @@ fn run_checks(
     let cwd = own.proof.join(&prove.working_dir);
     if !cwd.is_dir() {
         return Err(format!("the working_dir `{}` is not in the tree", prove.working_dir));
+    }
+    let set_up = super::setup::in_proof(&context.layout, own, context.operator(), &prove.setup, (tree, &evidence))?;
+    if let Some(failed) = set_up {
+        return Ok(vec![failed]);
     }
     let place = Place { cwd: &cwd, work: &context.layout.work, evidence, environment };
     let suite = Suite { checks: &prove.checks, criteria: &prove.criteria };

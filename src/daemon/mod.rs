@@ -13,6 +13,7 @@ pub mod report;
 pub mod rights;
 pub mod sandbox;
 mod server;
+mod setup;
 mod start;
 pub mod turn;
 mod verify;

@@ -6,7 +6,7 @@ use crate::kernel::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::kernel::{next_step, text};
 use crate::model::limits::CONTEXT_BUDGET_DEFAULT;
 use crate::model::plan::{BackendKind, stage_branch};
-use crate::model::session::{Activity, Session, SessionState};
+use crate::model::session::{Activity, Preparing, Session, SessionState};
 use crate::model::stage::{Phase, StageState};
 use crate::model::usage::Zone;
 use crate::wire::status::{
@@ -61,7 +61,7 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
                 },
             })
             .collect(),
-        notices: notices(run, tip_now),
+        notices: notices(world, run, tip_now),
         next: next(run, phase),
         phase,
         daemon,
@@ -179,7 +179,11 @@ fn lane_text(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
 fn running(stage: &Stage, session: &Session) -> String {
     let hands_off = session.told.is_some_and(|(zone, _)| zone == Zone::Red);
     let doing = match (&session.state, session.activity) {
-        (SessionState::Planned, _) => "starting",
+        (SessionState::Planned, _) => match session.preparing {
+            Some(Preparing::SetUp) => "setting up",
+            Some(Preparing::Before) => "looking at `before_stage`",
+            None => "starting",
+        },
         (SessionState::Ending { .. }, _) => "ending",
         (_, Activity::Working) if hands_off => "handing off",
         (_, Activity::Working) => "working",
@@ -226,6 +230,7 @@ fn session_row(run: &Run, session: &Session) -> SessionRow {
         stage: session.stage.to_string(),
         backend: session.backend.to_string(),
         state: match (&session.state, session.activity) {
+            (SessionState::Planned, _) if session.preparing.is_some() => "setting-up",
             (SessionState::Planned, _) => "starting",
             (SessionState::Ending { .. } | SessionState::Ended { .. }, _) => "ending",
             (SessionState::Live { .. }, Activity::Working) => "working",
@@ -255,8 +260,11 @@ fn dollars(micro: u64) -> f64 {
     format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000).parse().unwrap_or(f64::MAX)
 }
 
-fn notices(run: &Run, tip_now: Option<&str>) -> Vec<String> {
+fn notices(world: &World, run: &Run, tip_now: Option<&str>) -> Vec<String> {
     let mut notices = Vec::new();
+    for (stage, why) in &world.teardowns {
+        notices.push(format!("the teardown of `{stage}` failed, and its worktree is gone all the same: {why}"));
+    }
     if let Some(tip) =
         run.tip.as_ref().filter(|tip| tip_now.is_some_and(|now| now != tip.as_str()) && run.active_entry().is_none())
     {

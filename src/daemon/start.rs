@@ -3,19 +3,23 @@
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::agent::environment::Environment;
 use crate::agent::{self, Unfit};
 use crate::base::layout::Layout;
 use crate::base::text::sha256;
-use crate::daemon::executor::Context;
+use crate::checks::Lifeline;
+use crate::daemon::executor::{Context, hold};
 use crate::daemon::remains::WorkPlace;
 use crate::daemon::sandbox::{self, WallsError};
+use crate::daemon::setup::{self, Unready};
 use crate::git::{Git, GitError};
 use crate::host::control;
 use crate::model::effect::Start;
 use crate::model::event::{Event, StartFailure};
+use crate::model::ids::StageId;
 use crate::model::plan::stage_branch;
 use crate::model::stage::BlockCode;
 
@@ -24,6 +28,16 @@ enum Trouble {
     Failure(StartFailure),
     Git(GitError),
     Io(std::io::Error),
+}
+
+impl From<Unready> for Trouble {
+    fn from(unready: Unready) -> Self {
+        match unready {
+            Unready::Failure(failure) => Trouble::Failure(failure),
+            Unready::Git(error) => Trouble::Git(error),
+            Unready::Io(error) => Trouble::Io(error),
+        }
+    }
 }
 
 impl From<GitError> for Trouble {
@@ -63,6 +77,19 @@ fn hosted(context: &Context, start: &Start) -> Result<(crate::model::session::Ho
     let git = context.git()?;
     // A gate is open now; the session starts when it is answered.
     context.check_config(&git).map_err(|_| Trouble::Failure(StartFailure::Interrupted))?;
+    let place = context.place(&start.worktree);
+    let _held = hold(&place);
+    if setup::is_wanted(start) {
+        prepare_worktree(context, &git, start)?;
+        let lifeline = Lifeline::default();
+        let preparing = || context.preparing.lock().unwrap_or_else(PoisonError::into_inner);
+        preparing().insert(start.session.clone(), lifeline.clone());
+        let prepared = setup::prepare(context, &git, start, &lifeline);
+        preparing().remove(&start.session);
+        prepared?;
+        let (waiting, token) = host_at_barrier(context, start, &environment)?;
+        return at_barrier(context, &git, start, &environment, (waiting, &token));
+    }
     // The host comes up while git makes the worktree: it looks at it only behind the barrier.
     let (waiting, worktree) = std::thread::scope(|scope| {
         let waiting = scope.spawn(|| host_at_barrier(context, start, &environment));
@@ -71,7 +98,18 @@ fn hosted(context: &Context, start: &Start) -> Result<(crate::model::session::Ho
     });
     let (waiting, token) = waiting.map_err(|_| std::io::Error::other("starting the host broke off"))??;
     worktree?;
-    write_files(context, &git, start, &environment)?;
+    at_barrier(context, &git, start, &environment, (waiting, &token))
+}
+
+/// Writes what the agent reads when it starts, and keeps the way to let it go.
+fn at_barrier(
+    context: &Context,
+    git: &Git,
+    start: &Start,
+    environment: &Environment,
+    (waiting, token): (control::Waiting, &str),
+) -> Result<(crate::model::session::HostIdentity, String), Trouble> {
+    write_files(context, git, start, environment)?;
     let host = waiting.host().clone();
     if let Ok(mut map) = context.waiting.lock() {
         map.insert(start.session.clone(), waiting);
@@ -143,7 +181,7 @@ fn prepare_worktree(context: &Context, git: &Git, start: &Start) -> Result<(), T
     let dir = layout.worktree(&start.worktree);
     git.clear_stage_locks(&dir, &branch);
     if start.attempt == 1 && start.is_first && start.worktree == start.stage.as_str() {
-        put_aside_leftovers(layout, git, start)?;
+        put_aside_leftovers(context, git, start)?;
     }
     if !git.is_worktree(&dir) || !reuse_worktree(layout, git, start, &dir)? {
         if git.is_broken_worktree(&dir) {
@@ -163,13 +201,15 @@ fn prepare_worktree(context: &Context, git: &Git, start: &Start) -> Result<(), T
 }
 
 /// Before the first attempt there can only be what an earlier plan left under this name.
-fn put_aside_leftovers(layout: &Layout, git: &Git, start: &Start) -> Result<(), Trouble> {
+fn put_aside_leftovers(context: &Context, git: &Git, start: &Start) -> Result<(), Trouble> {
+    let layout = &context.layout;
     let branch = stage_branch(&start.stage);
     let Some(tip) = git.tip(&format!("refs/heads/{branch}"))? else { return Ok(()) };
     if tip == start.base {
         return Ok(());
     }
-    git.put_all_aside(layout, &[(start.stage.clone(), vec![start.worktree.clone()])])?;
+    let farewell = |stage: &StageId, folder: &str| context.tear_down(stage, folder);
+    git.put_all_aside(layout, &[(start.stage.clone(), vec![start.worktree.clone()])], &farewell)?;
     if git.checked_out_at(&branch)?.is_none() {
         git.remove_branch(&start.stage)?;
     }
@@ -184,10 +224,12 @@ fn reuse_worktree(layout: &Layout, git: &Git, start: &Start, dir: &Path) -> Resu
     git.restore_branch(&start.stage, dir, &start.base)?;
     let status = git.status(dir)?;
     let is_on_branch = status.branch.as_deref() == Some(&branch);
-    if is_on_branch && (status.dirty.is_empty() || start.resumes) {
+    if is_on_branch && (start.resumes || setup::work_among(layout, git, &start.worktree, status.dirty)?.is_empty()) {
         return Ok(true);
     }
-    Ok(git.start_over(layout, &start.stage, dir, &branch)?)
+    let is_there = git.start_over(layout, &start.stage, dir, &branch)?;
+    setup::was_put_back(layout, &start.worktree)?;
+    Ok(is_there)
 }
 
 /// The branch may still be checked out in a folder that is not used again, or that is gone.

@@ -377,7 +377,7 @@ fn key(effect: &Effect) -> Option<String> {
         Effect::RemoveStage { stage, .. } => Some(format!("remove {stage}")),
         Effect::TidyWorktrees { .. } => Some("tidy-worktrees".to_owned()),
         Effect::CleanPlan { .. } => Some("clean-plan".to_owned()),
-        Effect::OpenBarrier { .. } | Effect::Reply { .. } | Effect::Shutdown => None,
+        Effect::OpenBarrier { .. } | Effect::CancelStart { .. } | Effect::Reply { .. } | Effect::Shutdown => None,
     }
 }
 
@@ -423,6 +423,10 @@ fn cause_of(event: &Event) -> &'static str {
         Event::RefsSeen { .. } => "refs seen",
         Event::ConfigSeen { .. } => "configuration seen",
         Event::PlanBranchMade { .. } => "plan branch made",
+        Event::Preparing { .. } => "session prepared",
+        Event::SetUp { .. } => "worktree set up",
+        Event::BeforeHeld { .. } => "base looked at",
+        Event::TeardownFailed { .. } => "teardown failed",
         Event::SessionHosted { .. } => "session hosted",
         Event::StartFailed { .. } => "start failed",
         Event::SessionEnded { .. } => "session ended",

@@ -8,8 +8,10 @@ use crate::base::layout::Layout;
 use crate::base::text::sha256;
 use crate::checks::{self, Bundle, Claim, Operator, Place, Suite, Tree};
 use crate::daemon::land::{evidence_folder, touched_paths};
+use crate::daemon::setup;
 use crate::git::{Git, Merged, Own};
 use crate::kernel::world::{Run, Stage};
+use crate::model::check::Setup;
 use crate::model::ids::Oid;
 use crate::model::plan::stage_branch;
 use crate::model::stage::{CheckResult, StageState};
@@ -31,6 +33,8 @@ pub enum VerifyError {
     NothingYet(String),
     #[error("it conflicts with the plan branch in {0}")]
     Conflict(String),
+    #[error("{0}")]
+    Setup(String),
     #[error("the working_dir `{0}` is not in the tree")]
     NoFolder(String),
     #[error("{path} is not a bundle of evidence: {why}")]
@@ -77,6 +81,13 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
         evidence: evidence_folder(layout, id.as_str(), &submitted),
         environment: operator.prepare(&own.home)?,
     };
+    let setup = Setup { commands: stage.spec.setup.clone(), working_dir: stage.spec.working_dir.clone() };
+    let setups: Vec<Setup> = Some(setup).filter(|setup| !setup.commands.is_empty()).into_iter().collect();
+    if let Some(failed) =
+        setup::in_proof(layout, &own, &operator, &setups, (&tree, &place.evidence)).map_err(VerifyError::Setup)?
+    {
+        return Ok(Verified { commit: submitted, bundle: place.evidence.clone(), checks: vec![failed] });
+    }
     let all = run.checks_of(&stage.spec);
     let suite = Suite { checks: &all, criteria: &stage.spec.criteria };
     let (files, touched) = (own.files()?, touched_paths(git, &base, &tree)?);

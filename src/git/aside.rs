@@ -10,11 +10,21 @@ use crate::base::layout::Layout;
 use crate::model::ids::{Oid, PlanId, StageId};
 use crate::model::plan::stage_branch;
 
+/// What is done in a worktree when its work is safe, and before it goes: it is given the stage and
+/// the folder.
+pub type Farewell<'a> = &'a dyn Fn(&StageId, &str);
+
 impl Git {
     /// Rescues a worktree and removes it; git is told by [`Git::prune_worktrees`]. A folder that
     /// is no worktree of this repository is left alone. Returns where its work is now, if it
     /// had any that no ref has.
-    pub fn put_aside(&self, layout: &Layout, stage: &StageId, folder: &str) -> Result<Option<String>, GitError> {
+    pub fn put_aside(
+        &self,
+        layout: &Layout,
+        stage: &StageId,
+        folder: &str,
+        farewell: Farewell,
+    ) -> Result<Option<String>, GitError> {
         let dir = layout.worktree(folder);
         if !dir.exists() {
             return self.forget_worktree(stage, &dir);
@@ -37,6 +47,7 @@ impl Git {
         };
         match saved {
             Ok(saved) => {
+                farewell(stage, folder);
                 discard(layout, &dir, folder)?;
                 // Git prunes no entry that a `git worktree add` which was killed has left locked.
                 let forgotten = self.forget_worktree(stage, &dir)?;
@@ -66,8 +77,14 @@ impl Git {
     }
 
     /// Rescues and removes everything of a stage but its landed commits.
-    pub fn remove_stage(&self, layout: &Layout, stage: &StageId, folders: &[String]) -> Result<Vec<String>, GitError> {
-        let mut rescued = self.put_all_aside(layout, &[(stage.clone(), folders.to_vec())])?;
+    pub fn remove_stage(
+        &self,
+        layout: &Layout,
+        stage: &StageId,
+        folders: &[String],
+        farewell: Farewell,
+    ) -> Result<Vec<String>, GitError> {
+        let mut rescued = self.put_all_aside(layout, &[(stage.clone(), folders.to_vec())], farewell)?;
         let branch = stage_branch(stage);
         self.clear_stage_locks(&layout.worktree(stage.as_str()), &branch);
         rescued.extend(self.remove_branch(stage)?);
@@ -84,12 +101,17 @@ impl Git {
     }
 
     /// Rescues and removes every worktree of these stages.
-    pub fn put_all_aside(&self, layout: &Layout, stages: &[(StageId, Vec<String>)]) -> Result<Vec<String>, GitError> {
+    pub fn put_all_aside(
+        &self,
+        layout: &Layout,
+        stages: &[(StageId, Vec<String>)],
+        farewell: Farewell,
+    ) -> Result<Vec<String>, GitError> {
         sweep(layout);
         let mut rescued = Vec::new();
         for (stage, folders) in stages {
             for folder in folders {
-                rescued.extend(self.put_aside(layout, stage, folder)?);
+                rescued.extend(self.put_aside(layout, stage, folder, farewell)?);
             }
         }
         self.prune_worktrees(layout)?;
@@ -103,8 +125,9 @@ impl Git {
         layout: &Layout,
         plan: &PlanId,
         stages: &[(StageId, Vec<String>)],
+        farewell: Farewell,
     ) -> Result<Vec<String>, GitError> {
-        let mut rescued = self.put_all_aside(layout, stages)?;
+        let mut rescued = self.put_all_aside(layout, stages, farewell)?;
         let mut instructions = String::new();
         for (stage, _) in stages {
             let branch = stage_branch(stage);

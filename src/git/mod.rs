@@ -26,7 +26,7 @@ mod worktree;
 use std::path::{Path, PathBuf};
 
 pub use anchor::{ANCHOR, Anchored};
-pub use aside::{kept_folders, sweep};
+pub use aside::{Farewell, kept_folders, sweep};
 pub use changes::Changes;
 pub use command::GitError;
 pub use fence::Fence;

@@ -182,6 +182,24 @@ impl Own {
         Ok(index.iter().map(|entry| String::from_utf8_lossy(&entry.path).into_owned()).collect())
     }
 
+    /// The files of the tree that is checked out, each with the id of its content.
+    pub fn blobs(&self) -> Result<Vec<(String, String)>, GitError> {
+        let index = git2::Index::open(&self.index)?;
+        let blob = |entry: git2::IndexEntry| (String::from_utf8_lossy(&entry.path).into_owned(), entry.id.to_string());
+        Ok(index.iter().map(blob).collect())
+    }
+
+    /// Puts the tracked files of the checkout back to `tree` and leaves the others.
+    pub fn put_back(&self, tree: &Oid) -> Result<(), GitError> {
+        run(self.in_proof(&["read-tree", "--reset", "-u", tree.as_str()]), None)?;
+        Ok(())
+    }
+
+    /// Where it is noted which setup has run in the checkout. It goes with the checkout.
+    pub fn set_up_marker(&self) -> PathBuf {
+        self.proof.join(".git/loom-set-up")
+    }
+
     /// Lets git commands of the checks see `commit` as `HEAD`, through a repository of
     /// their own that Loom never reads.
     pub fn show_head(&self, commit: &Oid) -> Result<(), GitError> {
@@ -192,7 +210,7 @@ impl Own {
     }
 
     /// Untracked, not ignored files. Read in this process: it is asked before every proof.
-    fn has_untracked(&self) -> bool {
+    pub fn has_untracked(&self) -> bool {
         let look = || -> Result<bool, git2::Error> {
             let repo = git2::Repository::open_bare(&self.git_dir)?;
             repo.set_workdir(&self.proof, false)?;

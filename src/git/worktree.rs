@@ -59,15 +59,18 @@ impl Git {
 
     /// Looks at a worktree without taking any lock in it.
     pub fn status(&self, dir: &Path) -> Result<WorktreeStatus, GitError> {
-        let args = [
-            "--no-optional-locks",
-            "status",
-            "--porcelain=v2",
-            "--branch",
-            "-z",
-            "--untracked-files=normal",
-            "--ignore-submodules=none",
-        ];
+        self.status_with(dir, "--untracked-files=normal")
+    }
+
+    /// Every path that is changed, staged or untracked, also those in untracked folders.
+    pub fn dirty_files(&self, dir: &Path) -> Result<Vec<String>, GitError> {
+        Ok(self.status_with(dir, "--untracked-files=all")?.dirty)
+    }
+
+    fn status_with(&self, dir: &Path, untracked: &str) -> Result<WorktreeStatus, GitError> {
+        let options = ["--porcelain=v2", "--branch", "-z", untracked, "--ignore-submodules=none"];
+        let mut args = vec!["--no-optional-locks", "status"];
+        args.extend(options);
         let output = run(self.in_dir(dir, &args), None)?;
         let mut status = parse_status(&output);
         status.dirty.retain(|path| !is_mask(dir, path.trim_end_matches('/')));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
+use crate::model::check::Setup;
 use crate::model::effect::{Effect, Prove, Start};
 use crate::model::event::Entry;
 use crate::model::ids::{Oid, StageId};
@@ -117,6 +118,9 @@ fn start(stage: &Stage, session: &Session, run: &Run) -> Start {
         auto_allow: stage.spec.sandbox.auto_allow,
         siblings: run.stages.keys().filter(|id| **id != session.stage).cloned().collect(),
         timeout: stage.spec.timeout_secs.map_or(SESSION_TIMEOUT, Duration::from_secs),
+        setup: stage.spec.setup.clone(),
+        teardown: stage.spec.teardown.clone(),
+        before: if stage.is_begun { Vec::new() } else { stage.spec.criteria.before.clone() },
     }
 }
 
@@ -168,6 +172,7 @@ fn prove_stage(world: &World, run: &Run, stage: &Stage, commit: &Oid, tip: &Oid)
         working_dir: spec.working_dir.clone(),
         message: format!("{}\n\n{trailers}\n", spec.name),
         date: stage.started_at.map_or(0, Timestamp::as_second),
+        setup: setup_of(spec).into_iter().collect(),
         proven: stage.proven.clone(),
         kept: world.kept.clone(),
         programs: world.programs.clone(),
@@ -176,6 +181,24 @@ fn prove_stage(world: &World, run: &Run, stage: &Stage, commit: &Oid, tip: &Oid)
         plan_path: run.source.path.clone(),
         plan_sha256: run.source.sha256.clone(),
     }
+}
+
+fn setup_of(spec: &StageSpec) -> Option<Setup> {
+    let setup = Setup { commands: spec.setup.clone(), working_dir: spec.working_dir.clone() };
+    (!setup.commands.is_empty()).then_some(setup)
+}
+
+/// The setups of all stages that have begun, each once: what the plan's checks need when they
+/// run for no stage.
+fn every_setup(run: &Run) -> Vec<Setup> {
+    let mut all: Vec<Setup> = Vec::new();
+    let begun = run.stages.values().filter(|stage| stage.is_begun);
+    for setup in begun.filter_map(|stage| setup_of(&stage.spec)) {
+        if !all.contains(&setup) {
+            all.push(setup);
+        }
+    }
+    all
 }
 
 /// Globs that start at the working folder, from the top of the tree.
@@ -196,6 +219,7 @@ fn prove_base(world: &World, run: &Run, commit: &Oid, tip: &Oid) -> Effect {
         working_dir: ".".to_owned(),
         message: format!("Merge branch '{}'\n\nLoom-Base: {}\n", run.ground.base_branch, run.plan.id),
         date: 0,
+        setup: every_setup(run),
         proven: None,
         kept: world.kept.clone(),
         programs: world.programs.clone(),

@@ -147,6 +147,7 @@ pub(super) fn is_legal(state: &StageState, change: &StageChange) -> bool {
         StageChange::Continued { .. } => &[Ready],
         StageChange::Paused { .. } => &[Running],
         StageChange::HandoffWritten { .. } => &[Running, Verifying],
+        StageChange::BeforeHeld { .. } => &[Running],
         StageChange::Submitted { .. } => &[Running, Blocked],
         StageChange::ProofStarted { .. } | StageChange::Requeued | StageChange::Proven { .. } => &[Verifying],
         StageChange::Returned { .. } | StageChange::Landed { .. } => &[Verifying],

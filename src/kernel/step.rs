@@ -11,7 +11,7 @@ use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::ids::{Oid, SessionId};
 use crate::model::plan::{Agent, AgentMode};
 use crate::model::refusal::{Refusal, RefusalKind};
-use crate::model::session::{Exit, SessionEnd};
+use crate::model::session::{Exit, SessionEnd, SessionState};
 use crate::model::stage::StageState;
 use crate::model::terminal::Terminal;
 
@@ -37,7 +37,6 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
     }
     let Some(run) = &world.run else { return Ok(()) };
     match event {
-        Event::Request { .. } => {}
         Event::DaemonStarted { options } => schedule::daemon_started(run, options, draft),
         Event::Schedule => schedule::schedule(world, run, draft),
         Event::RefsSeen { refs } => gates::refs_seen(world, run, refs, draft),
@@ -94,7 +93,7 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
                 draft.fact(Fact::PlanCleaned);
             }
         }
-        Event::EffectDone | Event::EffectFailed { .. } => {}
+        around => around_the_agent(run, around, draft),
     }
     Ok(())
 }
@@ -104,6 +103,31 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
 fn base_followed(run: &Run, commit: &Oid, draft: &mut Draft) {
     if run.following.as_ref().is_some_and(|(_, to)| to == commit) {
         draft.fact(Fact::BaseFollowed { commit: commit.clone() });
+    }
+}
+
+/// What comes before the agent of a session, as long as somebody waits for it, and after it.
+fn around_the_agent(run: &Run, event: &Event, draft: &mut Draft) {
+    let is_planned =
+        |id: &SessionId| run.sessions.get(id).is_some_and(|session| session.state == SessionState::Planned);
+    match event {
+        Event::Preparing { session, what } if is_planned(session) => {
+            draft.fact(Fact::session(session, SessionChange::Preparing { what: *what }));
+        }
+        Event::SetUp { session, duration_ms } if is_planned(session) => {
+            draft.fact(Fact::session(session, SessionChange::SetUp { duration_ms: *duration_ms }));
+        }
+        Event::BeforeHeld { session, checks } => {
+            let stage = session.stage();
+            let lease = run.stages.get(&stage).and_then(|stage| stage.state.lease());
+            if lease == Some(session) && is_planned(session) {
+                draft.stage(&stage, StageChange::BeforeHeld { checks: checks.clone() });
+            }
+        }
+        Event::TeardownFailed { stage, why } => {
+            draft.fact(Fact::TeardownFailed { stage: stage.clone(), why: why.clone() });
+        }
+        _ => {}
     }
 }
 

@@ -21,7 +21,7 @@ use crate::model::judge::Touched;
 use crate::model::plan::{Advice, Agent, BackendKind, Landing, Plan, Priority, StageSpec, StageType};
 use crate::model::refusal::RefusalKind;
 use crate::model::sandbox::Sandbox;
-use crate::model::session::{Activity, EndReason, Exit, GaveUp, HostIdentity};
+use crate::model::session::{Activity, EndReason, Exit, GaveUp, HostIdentity, Preparing};
 use crate::model::stage::{BlockCode, CheckResult, Phase, StageState, StateKind};
 use crate::model::usage::Usage;
 
@@ -607,6 +607,10 @@ fn events() -> Vec<(&'static str, Event)> {
         ("merge", operator(Request::Merge { stage: Some(a()) })),
         ("kill session", operator(Request::KillSession { session: session() })),
         ("stop --kill", operator(Request::Stop { kill: true })),
+        ("preparing", Event::Preparing { session: session(), what: Preparing::SetUp }),
+        ("set up", Event::SetUp { session: session(), duration_ms: 7 }),
+        ("base holds", Event::BeforeHeld { session: session(), checks: vec![check_result(true)] }),
+        ("teardown failed", Event::TeardownFailed { stage: a(), why: reason() }),
         ("turn ended", agent(Request::TurnEnded { session: session(), waits: false })),
         ("turn failed", agent(Request::TurnFailed { session: session(), why: GaveUp::Limit { until: None } })),
         ("login lost", agent(Request::TurnFailed { session: session(), why: GaveUp::NotLoggedIn })),

@@ -35,6 +35,8 @@ pub struct World {
     pub leftovers: BTreeMap<StageId, Vec<String>>,
     /// Sessions begun under each name, over all plans: a session's folder is never used again.
     pub fences: BTreeMap<StageId, u32>,
+    /// Worktrees that went although their `teardown` did not do its work, and why it did not.
+    pub teardowns: BTreeMap<StageId, String>,
     /// Digest of what the last proof left in the proof checkout.
     pub kept: Option<String>,
     /// Changed programs on `PATH` that a person accepted, as a fingerprint.
@@ -138,6 +140,8 @@ pub struct Stage {
     pub changes_nothing: bool,
     /// A commit that a person approved; it stays approved as long as it is the one.
     pub approved: Option<Oid>,
+    /// An agent was there since it last started over: `before_stage` is a thing of the past.
+    pub is_begun: bool,
     /// Its worktrees are gone: it has landed.
     pub is_tidied: bool,
     /// A reset removes its worktrees and branch before it may start again.
@@ -177,6 +181,7 @@ impl Stage {
             judges: Vec::new(),
             changes_nothing: false,
             approved: None,
+            is_begun: false,
             is_tidied: false,
             removing: false,
             resume: None,
@@ -235,7 +240,7 @@ impl Stage {
                 self.ended_at = Some(at);
                 self.failures.clear();
             }
-            StageChange::ProofAgainStarted { .. } => {}
+            StageChange::ProofAgainStarted { .. } | StageChange::BeforeHeld { .. } => {}
             StageChange::ProvenAgain { checks, .. } => self.checks.clone_from(checks),
             StageChange::Gated { gate } => {
                 let commit = match &self.state {
@@ -351,6 +356,10 @@ impl World {
                     stage.sessions = self.fences.get(id).copied().unwrap_or(0);
                 }
                 self.run = Some(run);
+                self.teardowns.clear();
+            }
+            Fact::TeardownFailed { stage, why } => {
+                self.teardowns.insert(stage.clone(), why.clone());
             }
             Fact::PlanAmended { plan, source } => {
                 if let Some(run) = &mut self.run {
@@ -364,6 +373,7 @@ impl World {
             }
             Fact::Session { session, change: SessionChange::Planned { .. } } => {
                 *self.fences.entry(session.stage()).or_insert(0) += 1;
+                self.teardowns.remove(&session.stage());
             }
             Fact::DaemonStarted { options } => self.options.clone_from(options),
             Fact::Rescued { refs } | Fact::WorktreesTidied { rescued: refs, .. } => {
@@ -585,6 +595,7 @@ impl Run {
                 sandboxed: *sandboxed,
                 state: SessionState::Planned,
                 activity: Activity::Working,
+                preparing: None,
                 asks: None,
                 returns: 0,
                 reminders: 0,
@@ -598,7 +609,13 @@ impl Run {
         let Some(session) = self.sessions.get_mut(id) else { return };
         match change {
             SessionChange::Planned { .. } => {}
+            SessionChange::Preparing { what } => session.preparing = Some(*what),
+            SessionChange::SetUp { .. } => session.preparing = None,
             SessionChange::Hosted { host, token_sha256 } => {
+                session.preparing = None;
+                if let Some(stage) = self.stages.get_mut(&session.stage) {
+                    stage.is_begun = true;
+                }
                 session.state = SessionState::Live { host: host.clone(), token_sha256: token_sha256.clone() };
             }
             SessionChange::Ending { why } => {

@@ -89,6 +89,14 @@ impl Criteria {
     }
 }
 
+/// Commands that make a tree ready to be worked and checked in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    pub commands: Vec<String>,
+    /// Where they start, from the top of the tree.
+    pub working_dir: String,
+}
+
 /// A connection between parts: `pattern` is found in at least one file of `source`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wiring {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::check::Check;
+use super::check::{Check, Setup};
 use super::event::{Entry, RequestId};
 use super::ids::{Oid, SessionId, StageId};
 use super::plan::Agent;
@@ -21,6 +21,8 @@ pub enum Effect {
     Watch { session: SessionId },
     /// End a session's whole process tree after `grace`.
     EndSession { session: SessionId, why: EndReason, grace: Duration },
+    /// End the preparation of a session that was given up before it had a host.
+    CancelStart { session: SessionId },
     /// Look at a worktree that was submitted.
     Inspect { stage: StageId, session: SessionId, worktree: String, base: Oid, request: Option<RequestId> },
     /// Merge with the tip and run the checks on the merged tree.
@@ -68,6 +70,12 @@ pub struct Start {
     /// The other stages of the plan.
     pub siblings: Vec<StageId>,
     pub timeout: Duration,
+    /// Run once in each worktree, before the agent.
+    pub setup: Vec<String>,
+    /// Run before the worktree is removed.
+    pub teardown: Vec<String>,
+    /// What must hold on the base before any agent of the stage; none any more once one was there.
+    pub before: Vec<Check>,
 }
 
 /// Everything a proof needs.
@@ -86,6 +94,8 @@ pub struct Prove {
     pub message: String,
     /// Seconds since the epoch: the landing's date, so that a redo gives the same commit.
     pub date: i64,
+    /// Run in the proof checkout before the checks, where they have not been.
+    pub setup: Vec<Setup>,
     /// A tree that these very checks already passed on, with their results.
     pub proven: Option<(Oid, Vec<super::stage::CheckResult>)>,
     /// Digest of what the last proof left in the proof checkout; anything else there is not trusted.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::handoff::Handoff;
 use super::ids::{Oid, SessionId, StageId};
 use super::plan::{BackendKind, Plan};
-use super::session::{Exit, GaveUp, HostIdentity};
+use super::session::{Exit, GaveUp, HostIdentity, Preparing};
 use super::stage::{BlockCode, CheckResult};
 use super::usage::Usage;
 
@@ -35,6 +35,26 @@ pub enum Event {
     },
     PlanBranchMade {
         commit: Oid,
+    },
+    /// What comes before a session's agent goes on now.
+    Preparing {
+        session: SessionId,
+        what: Preparing,
+    },
+    /// The `setup` of a session's worktree is done.
+    SetUp {
+        session: SessionId,
+        duration_ms: u64,
+    },
+    /// What must hold on the base of a stage does.
+    BeforeHeld {
+        session: SessionId,
+        checks: Vec<CheckResult>,
+    },
+    /// The `teardown` of a worktree that is being removed did not do its work.
+    TeardownFailed {
+        stage: StageId,
+        why: String,
     },
     SessionHosted {
         session: SessionId,

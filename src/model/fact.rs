@@ -10,7 +10,7 @@ use super::handoff::Written;
 use super::ids::{GateId, Oid, SessionId, StageId};
 use super::judge::Touched;
 use super::plan::{BackendKind, Plan};
-use super::session::{Activity, EndReason, HostIdentity, LaneCause, SessionEnd};
+use super::session::{Activity, EndReason, HostIdentity, LaneCause, Preparing, SessionEnd};
 use super::stage::{BlockReason, CheckResult, Failure};
 use super::usage::{Usage, Zone};
 
@@ -145,6 +145,11 @@ pub enum Fact {
     EvidenceKept {
         evidence: EvidenceRef,
     },
+    /// The `teardown` of a worktree that is gone did not do its work.
+    TeardownFailed {
+        stage: StageId,
+        why: String,
+    },
     /// What a proof left in the proof checkout, as a digest.
     CachesKept {
         sha256: String,
@@ -187,6 +192,10 @@ pub enum StageChange {
     /// What a session of the stage leaves for the next one and for dependents.
     HandoffWritten {
         written: Box<Written>,
+    },
+    /// What must hold on its base does: its first agent may start.
+    BeforeHeld {
+        checks: Vec<CheckResult>,
     },
     Submitted {
         commit: Oid,
@@ -268,6 +277,14 @@ pub enum SessionChange {
         /// Its agent's shell is in a sandbox.
         #[serde(default)]
         sandboxed: bool,
+    },
+    /// What comes before its agent goes on.
+    Preparing {
+        what: Preparing,
+    },
+    /// The `setup` of its worktree is done.
+    SetUp {
+        duration_ms: u64,
     },
     Hosted {
         host: HostIdentity,

@@ -43,6 +43,10 @@ pub const BACKOFF_FIRST: Duration = Duration::from_secs(30);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(15 * 60);
 /// Default deadline of one check.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Deadline of one command of `setup` or `teardown`.
+pub const SETUP_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Most files that `setup` may leave in a worktree without git ignoring them.
+pub const SETUP_LEFT_MAX: usize = 1_000;
 /// What a check may print, in bytes, on each of its two outputs: one that prints more fails.
 pub const CHECK_OUTPUT_BYTES_MAX: usize = 32 << 20;
 /// Kept of each output of a check in its evidence, in bytes: half from its start, half from its end.

@@ -27,6 +27,9 @@ pub struct Session {
     pub sandboxed: bool,
     pub state: SessionState,
     pub activity: Activity,
+    /// What goes on before its agent starts.
+    #[serde(default)]
+    pub preparing: Option<Preparing>,
     /// What it asks a person, while it waits for one.
     pub asks: Option<String>,
     /// Red verdicts that went back into it.
@@ -71,6 +74,16 @@ pub struct HostIdentity {
     pub start_ticks: u64,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
+}
+
+/// What comes before an agent starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preparing {
+    /// The stage's `setup` runs in its worktree.
+    SetUp,
+    /// Its `before_stage` is being looked at there.
+    Before,
 }
 
 /// Why Loom ends a session.

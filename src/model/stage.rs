@@ -142,6 +142,8 @@ pub enum BlockCode {
     ByAgent,
     ByPerson,
     Rejected,
+    SetupFailed,
+    BeforeFailed,
 }
 
 impl BlockCode {
@@ -160,6 +162,8 @@ impl BlockCode {
             BlockCode::ByAgent => "by-agent",
             BlockCode::ByPerson => "by-person",
             BlockCode::Rejected => "rejected",
+            BlockCode::SetupFailed => "setup-failed",
+            BlockCode::BeforeFailed => "before-failed",
         }
     }
     /// Whether every session of the same backend would fail the same way, so

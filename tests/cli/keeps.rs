@@ -271,16 +271,16 @@ impl Lab {
             }
             1 => {
                 self.story.push("LOOM reset".to_owned());
-                self.git.remove_stage(&self.layout, &self.stage, &folders).unwrap();
+                self.git.remove_stage(&self.layout, &self.stage, &folders, &|_, _| {}).unwrap();
             }
             2 => {
                 self.story.push("LOOM tidy".to_owned());
-                self.git.put_all_aside(&self.layout, &[(self.stage.clone(), folders)]).unwrap();
+                self.git.put_all_aside(&self.layout, &[(self.stage.clone(), folders)], &|_, _| {}).unwrap();
             }
             3 => {
                 self.story.push("LOOM plan over".to_owned());
                 let plan = PlanId::new("p").unwrap();
-                self.git.clean_plan(&self.layout, &plan, &[(self.stage.clone(), folders)]).unwrap();
+                self.git.clean_plan(&self.layout, &plan, &[(self.stage.clone(), folders)], &|_, _| {}).unwrap();
             }
             4 => self.land(),
             _ => {
@@ -315,7 +315,7 @@ impl Lab {
             self.loom();
         }
         self.expect_worktree();
-        self.git.remove_stage(&self.layout, &self.stage, &["a".to_owned()]).unwrap();
+        self.git.remove_stage(&self.layout, &self.stage, &["a".to_owned()], &|_, _| {}).unwrap();
         let (lost, story) = (self.lost(), self.story.join("\n"));
         assert!(lost.is_empty(), "LOOM_TEST_SEED={seed}: {lost:?} of\n{story}");
         assert!(kept_folders(&self.layout).is_empty(), "LOOM_TEST_SEED={seed}\n{story}");

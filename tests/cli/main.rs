@@ -20,5 +20,6 @@ mod output;
 mod plans;
 mod proof;
 mod rights;
+mod setup;
 mod survive;
 mod terminals;

@@ -265,9 +265,9 @@ fn hooks_of_the_user_do_not_run_in_looms_own_commands() {
 #[test]
 fn fields_that_do_not_work_yet_are_refused_unless_ignored() {
     let env = Env::new();
-    env.add_plan(&markdown("loom:\n  version: 1\n  stages:\n    - id: a\n      name: A\n      run: \"true\"\n      acceptance: [\"test -e x\"]\n      setup: [\"make\"]\n"));
-    env.loom(&["init", "doc/plans/plan.md"]).ends(1).has("setup").has("--ignore-field");
-    env.loom(&["init", "--ignore-field", "setup", "doc/plans/plan.md"]).ok();
+    env.add_plan(&markdown("loom:\n  version: 1\n  change_impact: {baseline_command: \"make\"}\n  stages:\n    - id: a\n      name: A\n      run: \"true\"\n      acceptance: [\"test -e x\"]\n"));
+    env.loom(&["init", "doc/plans/plan.md"]).ends(1).has("change_impact").has("--ignore-field");
+    env.loom(&["init", "--ignore-field", "change_impact", "doc/plans/plan.md"]).ok();
 }
 
 #[test]

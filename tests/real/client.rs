@@ -174,6 +174,9 @@ impl Rig {
             auto_allow: true,
             siblings: Vec::new(),
             timeout: Duration::from_secs(60),
+            setup: Vec::new(),
+            teardown: Vec::new(),
+            before: Vec::new(),
         };
         let (layout, loom, environment) = (self.layout(), self.path("bin/loom"), self.environment());
         let launch = agent::launch(&start, &layout, &loom, &environment).unwrap();

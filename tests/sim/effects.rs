@@ -174,7 +174,7 @@ impl Running {
                 Ok(false) => Next::Phase,
                 Err(why) => failed("clean up after the plan", why),
             },
-            Effect::Reply { .. } | Effect::Shutdown => Next::Done(Event::EffectDone),
+            Effect::CancelStart { .. } | Effect::Reply { .. } | Effect::Shutdown => Next::Done(Event::EffectDone),
         }
     }
 
@@ -204,7 +204,11 @@ impl Running {
                 request: *request,
                 inspection: Inspection::Unfit { why },
             },
-            Effect::OpenBarrier { .. } | Effect::Watch { .. } | Effect::Reply { .. } | Effect::Shutdown => return None,
+            Effect::OpenBarrier { .. }
+            | Effect::Watch { .. }
+            | Effect::CancelStart { .. }
+            | Effect::Reply { .. }
+            | Effect::Shutdown => return None,
             _ => Event::EffectFailed { effect: "something", why },
         })
     }

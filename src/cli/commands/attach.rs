@@ -49,7 +49,11 @@ pub fn logs(place: &Place, args: &Logs) -> Result<u8, Failure> {
         Some(target) => {
             let session = find(place, target)?;
             let dir = place.layout.session(&session);
+            let has_setup = show_setup(place, target, &mut out)?;
             if !dir.exists() {
+                if has_setup {
+                    return Ok(exit::OK);
+                }
                 return Err(Failure::user(format!("session `{session}` left no log")).hint("loom status"));
             }
             if args.raw {
@@ -62,6 +66,22 @@ pub fn logs(place: &Place, args: &Logs) -> Result<u8, Failure> {
     match result {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::OK),
         other => Ok(other.map(|()| exit::OK)?),
+    }
+}
+
+/// What `setup` and `teardown` of a stage's worktree printed, before the words of its session.
+fn show_setup(place: &Place, target: &str, out: &mut dyn std::io::Write) -> Result<bool, Failure> {
+    let read = ReadOnly::open(&place.layout)?;
+    let stage = StageId::from_str(target).ok();
+    let stage =
+        stage.and_then(|id| read.world.run.as_ref().and_then(|run| run.stages.get(&id)).map(|stage| (id, stage)));
+    let Some((id, stage)) = stage else { return Ok(false) };
+    let newest = read.world.run.as_ref().and_then(|run| run.sessions.get(&SessionId::of(&id, stage.sessions)));
+    let folder = newest.map_or(id.as_str(), |session| session.worktree.as_str());
+    let Ok(log) = fs_err::read(place.layout.setup_log(folder)) else { return Ok(false) };
+    match out.write_all(crate::base::text::printable(&String::from_utf8_lossy(&log)).as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(!log.is_empty()),
     }
 }
 

@@ -7,6 +7,7 @@ mod state;
 
 use crate::base::fs::{Lock, is_locked};
 use crate::base::layout::Layout;
+use crate::checks::Operator;
 use crate::git::{Git, GitError};
 use crate::kernel::world::Run;
 use crate::model::ids::StageId;
@@ -125,8 +126,17 @@ fn carry_out(layout: &Layout, git: &Git, fix: &Fix) -> Result<String, GitError> 
         }
         Fix::WriteViews(stages) => state::write_views(layout, stages),
         Fix::PutWorktreeAside { stage, folder } => {
-            let rescued = git.put_all_aside(layout, &[(stage.clone(), vec![folder.clone()])])?;
-            Ok(removed(&format!(".worktrees/{folder}"), &rescued))
+            let failed = std::cell::RefCell::new(None);
+            let farewell = |stage: &StageId, folder: &str| {
+                let operator = || Operator::record(&[&layout.worktrees(), &layout.cache()]);
+                *failed.borrow_mut() = super::setup::tear_down(layout, operator, stage, folder).err();
+            };
+            let rescued = git.put_all_aside(layout, &[(stage.clone(), vec![folder.clone()])], &farewell)?;
+            let text = removed(&format!(".worktrees/{folder}"), &rescued);
+            Ok(match failed.into_inner() {
+                Some(why) => format!("{text}; its teardown failed: {why}"),
+                None => text,
+            })
         }
         Fix::RemoveBranch(stage) => {
             let rescued = git.remove_branch(stage)?;
