@@ -374,17 +374,18 @@ impl<'a> Asked<'a> {
     fn retry(&self, id: &StageId, context: Option<&str>, draft: &mut Draft) -> Result<(), Refusal> {
         let stage = self.stage(id)?;
         let backend = stage.spec.agent.kind();
-        match &stage.state {
-            StageState::Blocked { reason } => {
-                lane::open_by_person(self.run, backend, draft);
-                if reason.code.parks_the_backend() {
-                    draft.fact(Fact::BackendFreed { backend: stage.spec.agent.kind() });
-                }
-            }
-            StageState::Ready { retry_at } if retry_at.is_some() || lane::needs_probe(self.run, backend) => {
-                lane::open_by_person(self.run, backend, draft);
-            }
-            _ => return Err(self.not_now(stage, "be retried")),
+        let is_parked = self.run.parked.contains_key(&backend);
+        let waits = match &stage.state {
+            StageState::Blocked { .. } => true,
+            StageState::Ready { retry_at } => retry_at.is_some() || is_parked || lane::needs_probe(self.run, backend),
+            _ => false,
+        };
+        if !waits {
+            return Err(self.not_now(stage, "be retried"));
+        }
+        lane::open_by_person(self.run, backend, draft);
+        if is_parked {
+            draft.fact(Fact::BackendFreed { backend });
         }
         if let Some(text) = context {
             draft.stage(id, StageChange::Noted { text: said(text, "the context")?.to_owned() });

@@ -16,7 +16,7 @@ use crate::model::gate::GateSubject;
 use crate::model::ids::{SessionId, StageId};
 use crate::model::plan::{BackendKind, Landing, StageSpec};
 use crate::model::session::{Exit, Session, SessionState};
-use crate::model::stage::{Phase, StageState};
+use crate::model::stage::{BlockCode, BlockReason, Phase, StageState};
 
 /// A new daemon: what was parked for a person is tried again, once.
 pub(super) fn daemon_started(run: &Run, options: &RunOptions, draft: &mut Draft) {
@@ -243,20 +243,18 @@ fn prove_next(run: &Run, draft: &mut Draft) {
 pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
     let id = &stage.spec.id;
     match &stage.state {
-        StageState::Blocked { reason } => {
-            use crate::model::stage::BlockCode;
-            Some(match reason.code {
-                BlockCode::AgentMissing | BlockCode::NotOnboarded | BlockCode::NotLoggedIn => "claude".to_owned(),
-                BlockCode::SandboxMissing => "loom run".to_owned(),
-                BlockCode::ProofFailed => format!("loom merge {id}"),
-                _ => format!("loom stage retry {id}"),
-            })
-        }
+        StageState::Blocked { reason } => Some(settles(reason, id)),
         StageState::Gated { gate, .. } => Some(match run.gates.get(gate).map(|gate| &gate.subject) {
             Some(GateSubject::Judges { .. }) => format!("loom stage review {id}"),
             _ => format!("loom stage approve {id}"),
         }),
         StageState::Ready { .. } if stage.held => Some(format!("loom stage release {id}")),
+        // The stage that met it may have been reset since, or be blocked by something else.
+        StageState::Ready { .. }
+            if run.parked.contains_key(&stage.spec.agent.kind()) && run.dependencies_met(&stage.spec) =>
+        {
+            run.parked.get(&stage.spec.agent.kind()).map(|reason| settles(reason, id))
+        }
         StageState::Waiting | StageState::Ready { .. } => {
             let skipped = stage.spec.dependencies.iter().find(|dependency| {
                 matches!(
@@ -267,5 +265,15 @@ pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
             Some(format!("loom stage reset {skipped} --reason \"…\""))
         }
         _ => None,
+    }
+}
+
+/// What a person types about `reason`, which keeps stage `id` from going on.
+fn settles(reason: &BlockReason, id: &StageId) -> String {
+    match reason.code {
+        BlockCode::AgentMissing | BlockCode::NotOnboarded | BlockCode::NotLoggedIn => "claude".to_owned(),
+        BlockCode::SandboxMissing => "loom run".to_owned(),
+        BlockCode::ProofFailed => format!("loom merge {id}"),
+        _ => format!("loom stage retry {id}"),
     }
 }

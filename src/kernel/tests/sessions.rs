@@ -1,6 +1,7 @@
 //! Sessions that end before their stage does.
 
 use super::*;
+use crate::kernel::next_step;
 use crate::model::effect::Answer;
 use crate::model::handoff::{Author, Handoff, Lists};
 use crate::model::limits::{HANDOFF_TURN, HANDOFFS_MAX};
@@ -281,6 +282,39 @@ fn pauses_grow_and_are_forgotten() {
     assert!(pauses[..6].windows(2).all(|pair| pair[0] < pair[1]), "{pauses:?}");
     assert!(pauses.iter().all(|pause| (30..=1_125).contains(pause)), "{pauses:?}");
     assert_eq!(pauses[7], pauses[0], "a long time without one makes the next the first again: {pauses:?}");
+}
+
+/// Without a login a stage is blocked and its backend parked; then the stage is ready again by
+/// something else than a new daemon.
+fn ready_without_a_login(then: Request) -> Sim {
+    let mut sim = two();
+    sim.send(gave_up("a.1", GaveUp::NotLoggedIn)).ended("b.1", Exit::UnixSignal { signal: 9 });
+    sim.ended("c.1", Exit::UnixSignal { signal: 9 }).ask(then);
+    sim.effects.clear();
+    sim.send(Event::StageRemoved { stage: id("a"), rescued: Vec::new() }).schedule();
+    sim
+}
+
+#[test]
+fn a_lost_login_is_told_when_no_stage_is_blocked_by_it() {
+    let mut sim = ready_without_a_login(Request::Reset { stage: id("a"), reason: "x".to_owned() });
+    sim.later(std::time::Duration::from_secs(60)).schedule();
+    for stage in ["a", "b"] {
+        assert!(matches!(sim.state(stage), StageState::Ready { .. }), "{:?}", sim.state(stage));
+        let next = next_step(sim.world.run.as_ref().unwrap(), sim.stage_of(stage));
+        assert_eq!(next.as_deref(), Some("claude"));
+    }
+    sim.ask(Request::Retry { stage: id("b"), context: None }).schedule();
+    for stage in ["a", "b"] {
+        assert!(matches!(sim.state(stage), StageState::Running { .. }), "{:?}", sim.state(stage));
+    }
+}
+
+#[test]
+fn a_retry_means_that_the_login_is_there_whatever_the_stage_is_blocked_by() {
+    let mut sim = ready_without_a_login(Request::Block { stage: id("a"), reason: "x".to_owned() });
+    sim.ask(Request::Retry { stage: id("a"), context: None }).schedule();
+    assert!(matches!(sim.state("a"), StageState::Running { .. }), "{:?}", sim.state("a"));
 }
 
 #[test]
