@@ -232,6 +232,8 @@ pub enum Stage {
     Complete(Complete),
     /// Say that it cannot go on without a person
     Block(WithReason),
+    /// Say that a check which failed is wrong: a person decides
+    Dispute(DisputeCheck),
     /// Start the next attempt of a blocked stage
     Retry(Retry),
     /// Start over from the plan branch; what is there is kept (loom undo)
@@ -268,6 +270,18 @@ pub struct WithReason {
     #[arg(add = ArgValueCompleter::new(complete::stages))]
     pub stage: StageId,
     /// Why; it is kept in the journal
+    #[arg(long)]
+    pub reason: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct DisputeCheck {
+    #[arg(add = ArgValueCompleter::new(complete::stages))]
+    pub stage: StageId,
+    /// The number of the check, as `loom signal` lists them
+    #[arg(long, value_name = "N")]
+    pub check: u32,
+    /// Why the check is wrong, and not the work
     #[arg(long)]
     pub reason: String,
 }

@@ -178,6 +178,9 @@ fn tell_stage(id: &str, change: &StageChange) -> Sentence {
             says(format!("`{id}` has landed, and its new checks hold on {}", tip.short())).with_all(shown(checks))
         }
         StageChange::Gated { gate } => says(format!("`{id}` waits for the answer to {gate}")),
+        StageChange::Disputed { gate, check } => {
+            says(format!("the agent of `{id}` says that a check is wrong: {gate}")).with(format!("check: {check}"))
+        }
         StageChange::Approved { commit } => says(format!("`{id}` is approved at {}", commit.short())),
         StageChange::Blocked { reason } => {
             says(format!("`{id}` is blocked ({}): {}", reason.code.as_str(), reason.text))

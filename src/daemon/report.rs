@@ -55,8 +55,8 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
                 id: gate.id.to_string(),
                 stage: gate.subject.stage().map(ToString::to_string),
                 question: gate.question.clone(),
-                next: match gate.subject.stage() {
-                    Some(stage) => format!("loom stage approve {stage}"),
+                next: match gate.subject.stage().and_then(|id| run.stages.get(id)) {
+                    Some(stage) => next_step(run, stage).unwrap_or_default(),
                     None => format!("loom stage approve {}", gate.id),
                 },
             })

@@ -387,6 +387,7 @@ fn verb(request: &Request) -> &'static str {
         Request::ApplyPlan { .. } => "plan apply",
         Request::Submit { .. } => "stage complete",
         Request::Block { .. } => "stage block",
+        Request::Dispute { .. } => "stage dispute",
         Request::Retry { .. } => "stage retry",
         Request::Resume { .. } => "resume",
         Request::Reset { .. } => "stage reset",

@@ -349,8 +349,8 @@ fn loom_refusal(program: &str, arguments: &[Word]) -> Option<String> {
             verb.to_owned()
         };
         format!(
-            "`loom {shown}` is for the person who runs the plan. You have `loom signal`, `loom stage complete <stage>` \
-             and, when you cannot go on, `loom stage block <stage>` with the reason."
+            "`loom {shown}` is for the person who runs the plan. You have `loom signal`, `loom stage complete <stage>`, \
+             `loom stage dispute <stage>` for a check that is wrong and, when you cannot go on, `loom stage block <stage>` with the reason."
         )
     })
 }

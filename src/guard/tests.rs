@@ -357,8 +357,8 @@ fn a_refusal_says_what_to_do_instead() {
     };
     assert_eq!(
         reason,
-        "`loom stage approve` is for the person who runs the plan. You have `loom signal`, `loom stage complete <stage>` \
-         and, when you cannot go on, `loom stage block <stage>` with the reason."
+        "`loom stage approve` is for the person who runs the plan. You have `loom signal`, `loom stage complete <stage>`, \
+         `loom stage dispute <stage>` for a check that is wrong and, when you cannot go on, `loom stage block <stage>` with the reason."
     );
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::dispute;
 use super::draft::Draft;
 use super::world::{Run, Stage};
 use crate::model::check::Check;
@@ -56,6 +57,8 @@ pub enum Consequence {
     StartsOver,
     /// It has landed, and nothing that proves it is different.
     StaysLanded,
+    /// The check that its agent says is wrong is another one: its commit is proven again.
+    DisputeSettled,
 }
 
 impl Amendment {
@@ -84,7 +87,8 @@ pub fn amendment(run: &Run, plan: &Plan, restart: &[StageId]) -> Amendment {
             },
             Some(stage) => {
                 let fields = stage_fields(stage.newest_spec(), spec);
-                if fields.is_empty() && !is_told && again.as_ref() != Some(&spec.id) {
+                let settles = dispute::settled_by(run, stage, plan, spec).is_some();
+                if fields.is_empty() && !is_told && !settles && again.as_ref() != Some(&spec.id) {
                     continue;
                 }
                 let is_again = again.as_ref() == Some(&spec.id) || is_proven_differently(stage.newest_spec(), spec);
@@ -95,7 +99,10 @@ pub fn amendment(run: &Run, plan: &Plan, restart: &[StageId]) -> Amendment {
                     fields,
                     dependencies_added: less(spec, stage.newest_spec()),
                     dependencies_removed: less(stage.newest_spec(), spec),
-                    consequence: consequence(stage, is_told, is_again),
+                    consequence: match settles {
+                        true => Consequence::DisputeSettled,
+                        false => consequence(stage, is_told, is_again),
+                    },
                 }
             }
         };
@@ -223,6 +230,7 @@ pub(super) fn apply_plan(
                 draft.end_lease(run, stage, EndReason::Withdrawn);
                 draft.stage(id, StageChange::Readied { retry_at: None });
             }
+            Consequence::DisputeSettled => dispute::settle(run, stage, draft),
             Consequence::StartsOver => {
                 draft.stage(id, StageChange::Reset { reason: "the plan changed".to_owned() });
             }
@@ -298,6 +306,7 @@ impl Consequence {
             Consequence::ProvenAgain => "proven-again",
             Consequence::StartsOver => "starts-over",
             Consequence::StaysLanded => "stays-landed",
+            Consequence::DisputeSettled => "dispute-settled",
         }
     }
     /// Its name for people.
@@ -313,6 +322,7 @@ impl Consequence {
             Consequence::ProvenAgain => "proven again",
             Consequence::StartsOver => "started over",
             Consequence::StaysLanded => "landed, nothing to prove again",
+            Consequence::DisputeSettled => "the disputed check is another one, proven again",
         }
     }
 }

@@ -33,6 +33,7 @@ fn question(subject: &GateSubject) -> String {
             commit.short(),
             text::touched(files)
         ),
+        GateSubject::Dispute { stage, check, .. } => super::dispute::question(stage, check),
         GateSubject::Programs { changed, .. } => format!(
             "programs on PATH are not those that `loom run` started with: {}. Approve takes them as they are",
             changed.join(", ")
@@ -129,6 +130,9 @@ pub(super) struct Reply<'a> {
 
 pub(super) fn answer(run: &Run, request: RequestId, reply: &Reply, draft: &mut Draft) -> Result<(), Refusal> {
     let gate = find(run, reply.target)?;
+    if let (true, GateSubject::Dispute { stage, check, .. }) = (reply.approved, &gate.subject) {
+        return Err(super::dispute::not_by_approval(run, stage, check));
+    }
     draft.fact(Fact::GateAnswered { gate: gate.id, approved: reply.approved, reason: reply.reason.to_owned() });
     let word = if reply.approved { "approved" } else { "rejected" };
     if reply.approved {
@@ -158,7 +162,10 @@ fn find<'a>(run: &'a Run, target: &GateTarget) -> Result<&'a Gate, Refusal> {
         }
     };
     match gate {
-        Some(gate) if gate.answer.is_none() => Ok(gate),
+        Some(gate) if run.open_gates().any(|open| open.id == gate.id) => Ok(gate),
+        Some(gate) if gate.answer.is_none() => {
+            Err(Refusal::user(format!("gate `{}` is no longer asked: its stage went on", gate.id)).hint("loom status"))
+        }
         Some(gate) => Err(Refusal::user(format!("gate `{}` is already answered", gate.id)).hint("loom status")),
         None => Err(Refusal::user("there is no such gate").hint("loom status")),
     }
@@ -171,6 +178,8 @@ fn approved(run: &Run, gate: &Gate, draft: &mut Draft) {
         | GateSubject::Judges { stage, commit, .. } => {
             draft.stage(stage, StageChange::Approved { commit: commit.clone() });
         }
+        // Refused before: only a new version of the plan settles it.
+        GateSubject::Dispute { .. } => {}
         GateSubject::PlanBranchMoved { actual: Some(actual), .. } => {
             draft.fact(Fact::TipAccepted { commit: actual.clone() });
         }
@@ -199,6 +208,7 @@ fn rejected(run: &Run, gate: &Gate, reason: &str, draft: &mut Draft) {
             };
             draft.stage(stage, StageChange::Blocked { reason: block(BlockCode::Rejected, text) });
         }
+        GateSubject::Dispute { stage, check, .. } => super::dispute::rejected(stage, check, reason, draft),
         GateSubject::PlanBranchMoved { actual, expected } => restore(run, actual.as_ref(), expected, draft),
         GateSubject::MergeBase { actual } => {
             draft.fact(Fact::BaseRejected {

@@ -7,6 +7,7 @@
 
 mod amend;
 mod context;
+mod dispute;
 mod draft;
 mod due;
 mod end;

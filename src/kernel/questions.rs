@@ -42,7 +42,13 @@ impl Run {
         sessions.filter_map(|session| session.usage).fold(Usage::default(), Usage::plus)
     }
     pub fn open_gates(&self) -> impl Iterator<Item = &Gate> {
-        self.gates.values().filter(|gate| gate.answer.is_none())
+        // A stage that was reset, skipped or taken out of the plan asks nothing any more.
+        let is_asked = |gate: &&Gate| match gate.subject.stage().map(|stage| self.stages.get(stage)) {
+            None => true,
+            Some(stage) => stage
+                .is_some_and(|stage| matches!(&stage.state, StageState::Gated { gate: open, .. } if *open == gate.id)),
+        };
+        self.gates.values().filter(|gate| gate.answer.is_none()).filter(is_asked)
     }
     /// The open gate that stops all landing, if there is one.
     pub fn landing_gate(&self) -> Option<&Gate> {

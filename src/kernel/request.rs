@@ -47,6 +47,7 @@ pub(super) fn decide(
         }
         Request::Submit { stage } => asked.submit(stage, draft),
         Request::Block { stage, reason } => asked.block(stage, reason, draft),
+        Request::Dispute { stage, check, reason } => asked.dispute(stage, *check, reason, draft),
         Request::TurnEnded { session, waits } => asked.turn_ended(session, *waits, draft),
         Request::TurnFailed { session, why } => asked.turn_failed(session, why, draft),
         Request::Activity { session, activity, asks } => asked.activity(session, *activity, asks.as_deref(), draft),
@@ -214,6 +215,25 @@ impl<'a> Asked<'a> {
         draft.end_lease(self.run, stage, EndReason::Blocked);
         draft.stage(id, StageChange::Blocked { reason: block(code, format!("{who} says: {reason}")) });
         draft.done(self.id, format!("stage `{id}` is blocked; a person sees why in `loom status`"));
+        Ok(())
+    }
+
+    /// The agent says that a check is wrong: a person decides, once for each check.
+    fn dispute(&self, id: &StageId, number: u32, reason: &str, draft: &mut Draft) -> Result<(), Refusal> {
+        let stage = self.stage(id)?;
+        let reason = said(reason, "why the check is wrong")?;
+        self.lease(stage)?;
+        if !matches!(stage.state, StageState::Running { .. }) {
+            return Err(self.not_now(stage, "dispute a check"));
+        }
+        let check = super::dispute::disputed(self.run, stage, number, reason)?;
+        let name = check.name.clone();
+        let subject = GateSubject::Dispute { stage: id.clone(), commit: stage.judged.clone(), check };
+        let gate = gates::open(self.world, subject, draft);
+        draft.end_lease(self.run, stage, EndReason::Blocked);
+        draft.stage(id, StageChange::Disputed { gate, check: name });
+        draft
+            .done(self.id, format!("stage `{id}` waits for a person who decides about check {number}. End your turn."));
         Ok(())
     }
 
@@ -461,6 +481,12 @@ impl<'a> Asked<'a> {
                     .because("a person has to look at them first")
                     .hint(format!("loom stage review {id}"))
                     .hint(format!("loom stage approve {id}")))
+            }
+            StageState::Gated { gate, .. }
+                if let Some(GateSubject::Dispute { check, .. }) =
+                    self.run.gates.get(gate).map(|gate| &gate.subject) =>
+            {
+                Err(super::dispute::not_by_approval(self.run, id, check))
             }
             StageState::Gated { gate, commit: Some(commit) } => {
                 draft.fact(Fact::GateAnswered { gate: *gate, approved: true, reason: "loom merge".to_owned() });

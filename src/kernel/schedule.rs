@@ -245,7 +245,7 @@ pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
     match &stage.state {
         StageState::Blocked { reason } => Some(settles(reason, id)),
         StageState::Gated { gate, .. } => Some(match run.gates.get(gate).map(|gate| &gate.subject) {
-            Some(GateSubject::Judges { .. }) => format!("loom stage review {id}"),
+            Some(GateSubject::Judges { .. } | GateSubject::Dispute { .. }) => format!("loom stage review {id}"),
             _ => format!("loom stage approve {id}"),
         }),
         StageState::Ready { .. } if stage.held => Some(format!("loom stage release {id}")),

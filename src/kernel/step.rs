@@ -119,8 +119,9 @@ fn around_the_agent(run: &Run, event: &Event, draft: &mut Draft) {
         }
         Event::BeforeHeld { session, checks } => {
             let stage = session.stage();
-            let lease = run.stages.get(&stage).and_then(|stage| stage.state.lease());
-            if lease == Some(session) && is_planned(session) {
+            let state = run.stages.get(&stage).map(|stage| &stage.state);
+            if matches!(state, Some(StageState::Running { session: lease }) if lease == session) && is_planned(session)
+            {
                 draft.stage(&stage, StageChange::BeforeHeld { checks: checks.clone() });
             }
         }

@@ -561,6 +561,16 @@ fn states() -> Vec<(&'static str, Sim)> {
             submit(sim);
             sim.schedule().proved("a", green(&oid(20)));
         }),
+        with("running, told a red verdict", &|sim| {
+            submit(sim);
+            sim.schedule().proved("a", red());
+        }),
+        with("gated, a check is disputed", &|sim| {
+            submit(sim);
+            sim.schedule().proved("a", red());
+            let request = Request::Dispute { stage: id("a"), check: 1, reason: "x".to_owned() };
+            sim.send(Event::Request { id: RequestId(3), caller: agent(), request });
+        }),
         with("blocked", &|sim| {
             sim.schedule().hosted("a.1").ask(Request::Block { stage: id("a"), reason: "x".to_owned() });
         }),
@@ -597,6 +607,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("submit (person)", operator(Request::Submit { stage: a() })),
         ("block (agent)", agent(Request::Block { stage: a(), reason: reason() })),
         ("block (person)", operator(Request::Block { stage: a(), reason: reason() })),
+        ("dispute", agent(Request::Dispute { stage: a(), check: 1, reason: reason() })),
         ("retry", operator(Request::Retry { stage: a(), context: None })),
         ("reset", operator(Request::Reset { stage: a(), reason: reason() })),
         ("hold", operator(Request::Hold { stage: a() })),
@@ -795,6 +806,7 @@ fn every_request() -> Vec<Request> {
         Request::Compacting { session, remains: Box::default() },
         Request::Waits { stage: id("a"), asks: None },
         amend::new_plan(&[]),
+        Request::Dispute { stage: id("a"), check: 1, reason: "x".to_owned() },
     ];
     let number = |request: &Request| match request {
         Request::LoadPlan { .. } => 0,
@@ -819,6 +831,7 @@ fn every_request() -> Vec<Request> {
         Request::Compacting { .. } => 19,
         Request::Waits { .. } => 20,
         Request::ApplyPlan { .. } => 21,
+        Request::Dispute { .. } => 22,
     };
     assert!(all.iter().enumerate().all(|(at, request)| number(request) == at));
     all

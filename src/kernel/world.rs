@@ -1,7 +1,7 @@
 //! The world: the fold of all facts. `apply` is total: a journal that loads is
 //! a world that exists. Live events, replay and the simulator share it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -138,6 +138,10 @@ pub struct Stage {
     pub judges: Vec<Touched>,
     /// The last proven commit has the tree of the tip it was merged with.
     pub changes_nothing: bool,
+    /// The commit that the newest red verdict was about.
+    pub judged: Option<Oid>,
+    /// Checks, by name, that its agents said are wrong.
+    pub disputed: BTreeSet<String>,
     /// A commit that a person approved; it stays approved as long as it is the one.
     pub approved: Option<Oid>,
     /// An agent was there since it last started over: `before_stage` is a thing of the past.
@@ -180,6 +184,8 @@ impl Stage {
             checks: Vec::new(),
             judges: Vec::new(),
             changes_nothing: false,
+            judged: None,
+            disputed: BTreeSet::new(),
             approved: None,
             is_begun: false,
             is_tidied: false,
@@ -243,12 +249,10 @@ impl Stage {
             StageChange::ProofAgainStarted { .. } | StageChange::BeforeHeld { .. } => {}
             StageChange::ProvenAgain { checks, .. } => self.checks.clone_from(checks),
             StageChange::Gated { gate } => {
-                let commit = match &self.state {
-                    StageState::Verifying { commit, .. } => Some(commit.clone()),
-                    _ => None,
-                };
+                let commit = self.state.submitted().cloned();
                 self.state = StageState::Gated { gate: *gate, commit };
             }
+            StageChange::Disputed { gate, check } => self.dispute(*gate, check),
             StageChange::Approved { commit } => {
                 self.approved = Some(commit.clone());
                 self.state = StageState::Verifying { commit: commit.clone(), phase: Phase::Queued, session: None };
@@ -266,6 +270,11 @@ impl Stage {
             StageChange::Released => self.held = false,
             StageChange::Noted { text } => self.note = Some(text.clone()),
         }
+    }
+
+    fn dispute(&mut self, gate: GateId, check: &str) {
+        self.disputed.insert(check.to_owned());
+        self.state = StageState::Gated { gate, commit: self.judged.clone() };
     }
 
     /// Another session of the same attempt.
@@ -336,6 +345,7 @@ impl Stage {
     /// Keeps the newest failures: the next session reads them all.
     fn remember(&mut self, failure: &Failure) {
         const KEPT: usize = 8;
+        self.judged = self.state.submitted().cloned().or(self.judged.take());
         if !failure.checks.is_empty() {
             self.checks.clone_from(&failure.checks);
         }
@@ -541,6 +551,7 @@ impl Run {
         let resume = match change {
             StageChange::Failed { .. }
             | StageChange::Blocked { .. }
+            | StageChange::Disputed { .. }
             | StageChange::Readied { .. }
             | StageChange::Paused { resumes: true, .. } => stage.state.lease().cloned(),
             _ => None,

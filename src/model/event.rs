@@ -179,6 +179,12 @@ pub enum Request {
         stage: StageId,
         reason: String,
     },
+    /// The agent says that a check which failed is wrong; `check` is its number, from 1.
+    Dispute {
+        stage: StageId,
+        check: u32,
+        reason: String,
+    },
     Retry {
         stage: StageId,
         context: Option<String>,
@@ -291,9 +297,11 @@ impl Request {
             | Request::Merge { .. }
             | Request::KillSession { .. }
             | Request::Stop { .. } => Right::Operator,
-            Request::Submit { .. } | Request::Block { .. } | Request::Handoff { .. } | Request::Waits { .. } => {
-                Right::Stage
-            }
+            Request::Submit { .. }
+            | Request::Block { .. }
+            | Request::Dispute { .. }
+            | Request::Handoff { .. }
+            | Request::Waits { .. } => Right::Stage,
             Request::TurnEnded { .. }
             | Request::TurnFailed { .. }
             | Request::Activity { .. }

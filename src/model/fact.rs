@@ -240,6 +240,12 @@ pub enum StageChange {
     Gated {
         gate: GateId,
     },
+    /// Its agent says that this check is wrong: the gate asks a person.
+    Disputed {
+        gate: GateId,
+        /// Its name in verdicts.
+        check: String,
+    },
     /// The gate was answered: back to the queue with the person's approval of `commit`.
     Approved {
         commit: Oid,

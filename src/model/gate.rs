@@ -24,6 +24,8 @@ pub enum GateSubject {
     Land { stage: StageId, commit: Oid },
     /// The stage is proven and changed files that judge (R4).
     Judges { stage: StageId, commit: Oid, files: Vec<Touched> },
+    /// The stage's agent says that a check which failed is wrong.
+    Dispute { stage: StageId, commit: Option<Oid>, check: Disputed },
     /// Programs on the `PATH` of the checks appeared or changed since the daemon started.
     Programs { fingerprint: String, changed: Vec<String> },
     /// The plan branch is not where Loom left it.
@@ -42,10 +44,26 @@ impl GateSubject {
         match self {
             GateSubject::EmptyDiff { stage, .. }
             | GateSubject::Land { stage, .. }
-            | GateSubject::Judges { stage, .. } => Some(stage),
+            | GateSubject::Judges { stage, .. }
+            | GateSubject::Dispute { stage, .. } => Some(stage),
             _ => None,
         }
     }
+}
+
+/// A check that an agent says is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disputed {
+    /// Its number among those that decide about the stage, from 1.
+    pub number: u32,
+    /// Its name in verdicts.
+    pub name: String,
+    /// Why it is wrong, in the agent's words.
+    pub reason: String,
+    /// Why it failed last.
+    pub failed: String,
+    /// What it printed then, relative to `.work/`; empty when it printed nothing.
+    pub evidence: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -104,6 +104,13 @@ impl StageState {
             _ => None,
         }
     }
+    /// The commit that is being proven, if one is.
+    pub fn submitted(&self) -> Option<&Oid> {
+        match self {
+            StageState::Verifying { commit, .. } => Some(commit),
+            _ => None,
+        }
+    }
     /// Whether dependents may start.
     pub fn lets_dependents_start(&self) -> bool {
         matches!(self, StageState::Merged { .. } | StageState::Skipped { go_on: true, .. })

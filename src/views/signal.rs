@@ -10,6 +10,7 @@ use crate::base::fs::write_atomic;
 use crate::base::layout::Layout;
 use crate::kernel::text;
 use crate::kernel::world::{Run, Stage};
+use crate::model::check::Check;
 use crate::model::ids::SessionId;
 use crate::model::limits::LISTS_BYTES_MAX;
 use crate::model::plan::{Agent, stage_branch};
@@ -46,12 +47,14 @@ fn signal(layout: &Layout, run: &Run, stage: &Stage, session: &SessionId) -> Str
     }
     super::advice::push(&mut out, run, spec);
     out.push_str("\n## Checks that decide\n\nLoom runs them itself, on your commit merged with the plan branch:\n\n");
-    for check in run.checks_of(spec) {
+    let command = |check: Check| {
         let about = check.description.map(|about| format!(" ({about})")).unwrap_or_default();
-        let _ = writeln!(out, "- `{}`{about}", check.command);
-    }
-    for criterion in spec.criteria.commands().map(|command| format!("`{command}`")).chain(spec.criteria.labels()) {
-        let _ = writeln!(out, "- {criterion}");
+        format!("`{}`{about}", check.command)
+    };
+    let criteria = spec.criteria.commands().map(|command| format!("`{command}`")).chain(spec.criteria.labels());
+    // In the order of `Run::required`: `loom stage dispute` names them by number.
+    for (at, check) in run.checks_of(spec).into_iter().map(command).chain(criteria).enumerate() {
+        let _ = writeln!(out, "{}. {check}", at + 1);
     }
     push_dependencies(&mut out, run, stage);
     if let Some(note) = &stage.note {
@@ -138,7 +141,6 @@ fn push_cut(out: &mut String, text: &str, max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::check::Check;
     use crate::model::event::{Ground, PlanSource};
     use crate::model::fact::{Fact, SessionChange, StageChange};
     use crate::model::handoff::{Author, Handoff, Lists, Written};

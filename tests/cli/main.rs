@@ -9,6 +9,7 @@ mod by_hand;
 mod chaos;
 mod cheats;
 mod criteria;
+mod dispute;
 mod doctor;
 mod env;
 mod history;

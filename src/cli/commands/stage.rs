@@ -3,34 +3,39 @@
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use crate::cli::args::{Complete, Gate, Stage};
+use crate::base::text::printable;
+use crate::cli::args::{Complete, Gate, Stage as Verb};
 use crate::cli::failure::{Failure, exit};
 use crate::cli::place::Place;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
 use crate::daemon::ReadOnly;
+use crate::kernel::world::Stage;
 use crate::model::effect::Answer;
 use crate::model::event::{GateTarget, Request};
-use crate::model::gate::GateSubject;
+use crate::model::gate::{Disputed, GateSubject};
 use crate::model::ids::{GateId, StageId};
 use crate::model::limits::COMPLETE_WAIT;
 use crate::model::stage::StageState;
 use crate::wire::status::StageRow;
 
-pub fn run(place: &Place, verb: Stage) -> Result<u8, Failure> {
+pub fn run(place: &Place, verb: Verb) -> Result<u8, Failure> {
     match verb {
-        Stage::Complete(args) => complete(place, &args),
-        Stage::Block(args) => place.ask(Request::Block { stage: args.stage, reason: args.reason }),
-        Stage::Retry(args) => place.ask(Request::Retry { stage: args.stage, context: args.context }),
-        Stage::Reset(args) => place.ask(Request::Reset { stage: args.stage, reason: args.reason }),
-        Stage::Hold(args) => place.ask(Request::Hold { stage: args.stage }),
-        Stage::Release(args) => place.ask(Request::Release { stage: args.stage }),
-        Stage::Skip(args) => place.ask(Request::Skip { stage: args.stage, reason: args.reason, go_on: args.go_on }),
-        Stage::Review(args) => review(place, &args.stage),
-        Stage::Waiting(args) => place.ask(Request::Waits { stage: args.stage, asks: Some(args.reason) }),
-        Stage::Resume(args) => place.ask(Request::Waits { stage: args.stage, asks: None }),
-        Stage::Approve(args) => place.ask(Request::Approve { subject: target(&args)?, reason: args.reason }),
-        Stage::Reject(args) => place.ask(Request::Reject { subject: target(&args)?, reason: args.reason }),
+        Verb::Complete(args) => complete(place, &args),
+        Verb::Block(args) => place.ask(Request::Block { stage: args.stage, reason: args.reason }),
+        Verb::Dispute(args) => {
+            place.ask(Request::Dispute { stage: args.stage, check: args.check, reason: args.reason })
+        }
+        Verb::Retry(args) => place.ask(Request::Retry { stage: args.stage, context: args.context }),
+        Verb::Reset(args) => place.ask(Request::Reset { stage: args.stage, reason: args.reason }),
+        Verb::Hold(args) => place.ask(Request::Hold { stage: args.stage }),
+        Verb::Release(args) => place.ask(Request::Release { stage: args.stage }),
+        Verb::Skip(args) => place.ask(Request::Skip { stage: args.stage, reason: args.reason, go_on: args.go_on }),
+        Verb::Review(args) => review(place, &args.stage),
+        Verb::Waiting(args) => place.ask(Request::Waits { stage: args.stage, asks: Some(args.reason) }),
+        Verb::Resume(args) => place.ask(Request::Waits { stage: args.stage, asks: None }),
+        Verb::Approve(args) => place.ask(Request::Approve { subject: target(&args)?, reason: args.reason }),
+        Verb::Reject(args) => place.ask(Request::Reject { subject: target(&args)?, reason: args.reason }),
     }
 }
 
@@ -62,6 +67,14 @@ fn review(place: &Place, id: &StageId) -> Result<u8, Failure> {
         _ => Vec::new(),
     };
     ui::note(format!("{}: {}", gate.id, gate.question));
+    if let GateSubject::Dispute { check, .. } = &gate.subject {
+        disputed(place, stage, check);
+        ui::note(format!(
+            "Next: loom stage reject {id} --reason \"…\", or change the check in {0} and loom plan apply {0}",
+            run.source.path
+        ));
+        return Ok(exit::OK);
+    }
     let proven = stage.proven.as_ref().map(|(tree, _)| tree.clone());
     let commit = match &stage.state {
         StageState::Gated { commit, .. } => commit.clone(),
@@ -73,6 +86,19 @@ fn review(place: &Place, id: &StageId) -> Result<u8, Failure> {
     }
     ui::note(format!("Next: loom stage approve {id}, or loom stage reject {id} --reason \"…\""));
     Ok(exit::OK)
+}
+
+/// What there is to see of a check that an agent says is wrong.
+fn disputed(place: &Place, stage: &Stage, check: &Disputed) {
+    ui::line(format!("check {}: {}", check.number, printable(&check.name)));
+    ui::line(format!("the agent says: {}", printable(&check.reason)));
+    ui::line(format!("it failed: {}", printable(&check.failed)));
+    if let Some(result) = stage.checks.iter().find(|result| result.command == check.name) {
+        printable(result.tail.trim_end()).lines().for_each(|line| ui::line(format!("    {line}")));
+    }
+    if !check.evidence.is_empty() {
+        ui::note(format!("All of its output: {}", place.layout.work.join(&check.evidence).display()));
+    }
 }
 
 /// Submits, and waits for the verdict: an agent for a bounded time, a person with `--wait`
