@@ -18,6 +18,7 @@ use crate::model::session::{Exit, GaveUp};
 use crate::model::stage::BlockCode;
 use crate::model::usage::Usage;
 
+use claude::pulse;
 use environment::Environment;
 
 /// Files that agent CLIs and their sandboxes leave in a worktree and that are nobody's
@@ -155,6 +156,14 @@ pub fn traces(dir: &Path) -> Option<Traces> {
     let spec: HostSpec = serde_json::from_slice(&fs_err::read(HostFolder::new(dir).spec()).ok()?).ok()?;
     let is_claude = spec.argv.first().is_some_and(|program| program == claude::PROGRAM);
     is_claude.then(|| claude::traces(dir, &spec))
+}
+
+/// The last sign of life of the session in `dir`, which began at `since`, and what it is doing;
+/// none: nobody can tell. `pids`: the processes of its host.
+pub fn sign_of_life(dir: &Path, since: jiff::Timestamp, pids: &[u32]) -> Option<pulse::Sign> {
+    let spec: HostSpec = serde_json::from_slice(&fs_err::read(HostFolder::new(dir).spec()).ok()?).ok()?;
+    let is_claude = spec.argv.first().is_some_and(|program| program == claude::PROGRAM);
+    is_claude.then(|| pulse::sign(dir, &spec, since, pids))
 }
 
 /// The part of a launch that a backend decides.

@@ -32,6 +32,8 @@ pub struct Stat {
     pub start_ticks: u64,
     /// `Z`: dead, not reaped yet.
     pub is_zombie: bool,
+    /// `T`, `t`: somebody stopped it, or looks at it with a debugger.
+    pub is_stopped: bool,
 }
 
 /// Reads `/proc/<pid>/stat`. `None`: no such process.
@@ -42,6 +44,7 @@ pub fn stat(pid: u32) -> Option<Stat> {
     let fields: Vec<&str> = rest.split(' ').collect();
     Some(Stat {
         is_zombie: fields.first() == Some(&"Z"),
+        is_stopped: matches!(fields.first(), Some(&"T" | &"t")),
         parent: fields.get(1)?.parse().ok()?,
         start_ticks: fields.get(19)?.parse().ok()?,
     })

@@ -164,6 +164,9 @@ pub struct Attach {
     /// Only look: nothing typed reaches the agent
     #[arg(long)]
     pub read_only: bool,
+    /// In a window that Loom opens by itself
+    #[arg(long, hide = true)]
+    pub window: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -218,6 +218,10 @@ fn tell_session(id: &str, change: &SessionChange) -> Sentence {
             says(format!("session `{id}` is over: {}, {exit}", end.unwrap_or_default()))
         }
         SessionChange::Measured { .. } => says(format!("session `{id}` is measured")),
+        SessionChange::Looked { suspect: Some(suspicion), .. } => {
+            says(format!("session `{id}` may hang: {} since {:.0}", suspicion.why, suspicion.since))
+        }
+        SessionChange::Looked { suspect: None, .. } => says(format!("session `{id}` is at work")),
         SessionChange::Told { zone } => says(format!("session `{id}` is told how full its context is: {zone:?}")),
         SessionChange::Returned => says(format!("session `{id}` is told the red verdict")),
         SessionChange::Reminded => says(format!("session `{id}` is reminded that nothing was submitted")),
@@ -229,6 +233,7 @@ fn reason(why: &EndReason) -> &'static str {
     match why {
         EndReason::Done => "its work is done",
         EndReason::HandingOff => "it hands off",
+        EndReason::Hung => "it was silent for too long",
         EndReason::LimitMet => "a usage limit is met",
         EndReason::Stopped => "everything was stopped",
         EndReason::Killed => "a person killed it",

@@ -40,6 +40,8 @@ pub(super) struct Context {
     pub(super) preparing: Mutex<BTreeMap<SessionId, Lifeline>>,
     /// Hosts that wait at the start barrier.
     pub(super) waiting: Mutex<BTreeMap<SessionId, Waiting>>,
+    /// When each silent session was looked at last.
+    looks: super::look::Looks,
     /// The operator's environment as this daemon was started with it.
     operator: OnceLock<Operator>,
     sender: Sender<Message>,
@@ -61,6 +63,7 @@ impl Executor {
             places: Mutex::new(BTreeMap::new()),
             preparing: Mutex::new(BTreeMap::new()),
             waiting: Mutex::new(BTreeMap::new()),
+            looks: super::look::Looks::default(),
             operator: OnceLock::new(),
             sender,
         };
@@ -146,7 +149,7 @@ fn points(effect: &Effect) -> (Point, Point) {
         Effect::MakePlanBranch { .. } => (Point::BeforeMakePlanBranch, Point::AfterMakePlanBranch),
         Effect::Start(_) => (Point::BeforeStart, Point::AfterStart),
         Effect::OpenBarrier { .. } => (Point::BeforeOpenBarrier, Point::AfterOpenBarrier),
-        Effect::Watch { .. } => (Point::BeforeWatch, Point::AfterWatch),
+        Effect::Watch { .. } | Effect::LookAtSession { .. } => (Point::BeforeWatch, Point::AfterWatch),
         Effect::EndSession { .. } => (Point::BeforeEndSession, Point::AfterEndSession),
         Effect::Inspect { .. } => (Point::BeforeInspect, Point::AfterInspect),
         Effect::Prove(_) => (Point::BeforeProve, Point::AfterProve),
@@ -226,6 +229,10 @@ impl Context {
                 Event::EffectDone
             }
             Effect::Watch { session } => self.watch(session),
+            Effect::LookAtSession { session, since } => {
+                let pulse = super::look::look(&self.layout.session(&session), since, self.looks.awake(&session));
+                Event::SessionSeen { session, pulse }
+            }
             Effect::EndSession { session, grace, .. } => self.end_session(&session, grace),
             Effect::Inspect { stage, session, worktree, base, request } => {
                 self.inspect(stage, session, &self.layout.worktree(&worktree), &base, request)
@@ -340,7 +347,8 @@ impl Context {
         let open = || {
             let loom = process::this_binary()?.display().to_string();
             let project = self.layout.project.display().to_string();
-            let command = [loom, "-C".to_owned(), project, "attach".to_owned(), session.to_string()];
+            let command =
+                [loom, "-C".to_owned(), project, "attach".to_owned(), session.to_string(), "--window".to_owned()];
             terminal::open(viewer, &format!("loom {session}"), &command)
         };
         if let Err(error) = open() {

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod executor;
 mod keeper;
 mod land;
+mod look;
 pub mod remains;
 pub mod report;
 pub mod rights;

@@ -6,7 +6,7 @@ use crate::kernel::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::kernel::{next_step, text};
 use crate::model::limits::CONTEXT_BUDGET_DEFAULT;
 use crate::model::plan::{BackendKind, stage_branch};
-use crate::model::session::{Activity, Preparing, Session, SessionState};
+use crate::model::session::{Activity, Preparing, Session, SessionState, Suspicion};
 use crate::model::stage::{Phase, StageState};
 use crate::model::usage::Zone;
 use crate::wire::status::{
@@ -147,7 +147,7 @@ fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
         StageState::Ready { .. } => {
             stage.paused.clone().or_else(|| stage.failures.last().map(|failure| failure.text.clone()))
         }
-        StageState::Running { session } => run.sessions.get(session).map(|session| running(stage, session)),
+        StageState::Running { session } => run.sessions.get(session).map(|session| running(stage, session, now)),
         StageState::Verifying { phase, .. } => Some(
             match phase {
                 Phase::Queued => "in the merge queue",
@@ -176,7 +176,7 @@ fn lane_text(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
     })
 }
 
-fn running(stage: &Stage, session: &Session) -> String {
+fn running(stage: &Stage, session: &Session, now: Timestamp) -> String {
     let hands_off = session.told.is_some_and(|(zone, _)| zone == Zone::Red);
     let doing = match (&session.state, session.activity) {
         (SessionState::Planned, _) => match session.preparing {
@@ -188,10 +188,15 @@ fn running(stage: &Stage, session: &Session) -> String {
         (_, Activity::Working) if hands_off => "handing off",
         (_, Activity::Working) => "working",
         (_, Activity::Idle) => "idle",
+        (_, Activity::Background) => "waiting for what runs in its background",
         (_, Activity::WaitingForPerson) => match &session.asks {
             Some(asks) => &format!("waiting for a person: {asks} (attach to answer)"),
             None => "waiting for a person: attach to answer",
         },
+    };
+    let doing = match &session.suspect {
+        Some(suspicion) if matches!(session.state, SessionState::Live { .. }) => &may_hang(session, suspicion, now),
+        _ => doing,
     };
     let is_open = session.backend == BackendKind::Claude && !session.sandboxed;
     let sandbox = if is_open { ", no sandbox" } else { "" };
@@ -201,6 +206,16 @@ fn running(stage: &Stage, session: &Session) -> String {
         (None, Some(failure)) => format!("{doing}; before: {}{sandbox}", failure.text),
         (None, None) => format!("{doing}{sandbox}"),
     }
+}
+
+/// A session that is suspected, until when that is looked at, and what a person can do.
+fn may_hang(session: &Session, suspicion: &Suspicion, now: Timestamp) -> String {
+    let quiet = now.duration_since(suspicion.since).as_secs().max(0);
+    let quiet = if quiet < 120 { format!("{quiet} s") } else { format!("{} min", quiet / 60) };
+    format!(
+        "may hang: quiet for {quiet}, {}; ends at {:.0} unless it goes on (`loom sessions kill {}` ends it now)",
+        suspicion.why, suspicion.ends_at, session.id
+    )
 }
 
 fn waits_for(run: &Run, stage: &Stage) -> String {
@@ -233,7 +248,7 @@ fn session_row(run: &Run, session: &Session) -> SessionRow {
             (SessionState::Planned, _) if session.preparing.is_some() => "setting-up",
             (SessionState::Planned, _) => "starting",
             (SessionState::Ending { .. } | SessionState::Ended { .. }, _) => "ending",
-            (SessionState::Live { .. }, Activity::Working) => "working",
+            (SessionState::Live { .. }, Activity::Working | Activity::Background) => "working",
             (SessionState::Live { .. }, Activity::Idle) => "idle",
             (SessionState::Live { .. }, Activity::WaitingForPerson) => "waiting",
         }

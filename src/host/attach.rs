@@ -17,6 +17,9 @@ pub struct Hello {
     pub size: TerminalSize,
     /// May type, and may give the screen its size.
     pub interactive: bool,
+    /// In a window that Loom opened: whether anybody looks at it is not known.
+    #[serde(default)]
+    pub unasked: bool,
 }
 
 /// A frame from a viewer.
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn frames_survive_any_split() {
-        let hello = Hello { size: TerminalSize { rows: 24, cols: 80 }, interactive: true };
+        let hello = Hello { size: TerminalSize { rows: 24, cols: 80 }, interactive: true, unasked: false };
         let said = [
             FromViewer::Hello(hello),
             FromViewer::Input(b"\x1b[A\0\xff".to_vec()),

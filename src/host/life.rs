@@ -49,6 +49,7 @@ fn live(dir: &Path) -> io::Result<()> {
     // What an earlier host of this folder left says nothing about this one.
     remove_if_there(&folder.exit())?;
     remove_if_there(&folder.grace())?;
+    remove_if_there(&folder.person())?;
     let seats = open_seats(&spec);
     let record = HostRecord { host: myself(), attach_socket: seats.as_ref().map(|seats| seats.path().to_path_buf()) };
     fs::write_atomic(&folder.record(), &serde_json::to_vec(&record)?)?;

@@ -20,7 +20,7 @@ use super::tree;
 use crate::base::clock;
 use crate::base::wait::{Got, Interest, Ready, earlier, read, wait};
 use crate::model::limits::{
-    DRAIN_MAX, END_GRACE, KILL_AGAIN, KILL_GRACE, LEFTOVER_GRACE, PAINT_EVERY, TYPED_BYTES_MAX,
+    DRAIN_MAX, END_GRACE, KILL_AGAIN, KILL_GRACE, LEFTOVER_GRACE, PAINT_EVERY, PERSON_NOTED_EVERY, TYPED_BYTES_MAX,
 };
 use crate::model::session::Exit;
 
@@ -82,6 +82,8 @@ pub struct Running {
     /// Its other end is the daemon's: closed means that the daemon is gone.
     pub lifeline: Option<OwnedFd>,
     pub seats: Option<Seats>,
+    /// What was written down last about a person at the terminal, and when.
+    person: Option<(bool, Instant)>,
     pub deadline: Option<Instant>,
     paint_at: Option<Instant>,
     painted_at: Option<Instant>,
@@ -121,6 +123,7 @@ impl Running {
             start_error: Vec::new(),
             lifeline: None,
             seats: None,
+            person: None,
             deadline: None,
             paint_at: None,
             painted_at: None,
@@ -237,9 +240,25 @@ impl Running {
             // A terminal that is gone has no size to set; its end is seen elsewhere.
             let _ = set_terminal_size(terminal, screen.resize(size));
         }
+        let is_attended = seats.is_attended();
+        self.note_person(is_attended, !wishes.typed.is_empty());
         self.typed.extend_from_slice(&wishes.typed);
         self.type_to_agent();
         self.want_paint();
+    }
+    /// Who is under a person's hands is not ended for its silence.
+    fn note_person(&mut self, is_attended: bool, types: bool) {
+        let is_news = match self.person {
+            Some((was_attended, at)) => was_attended != is_attended || types && at.elapsed() >= PERSON_NOTED_EVERY,
+            None => is_attended || types,
+        };
+        if is_news {
+            self.person = Some((is_attended, Instant::now()));
+            let text = if is_attended { "attached" } else { "left" };
+            if let Err(error) = crate::base::fs::write_atomic(&self.folder.person(), text.as_bytes()) {
+                let _ = writeln!(io::stderr(), "that a person is here was not noted: {error}");
+            }
+        }
     }
     fn type_to_agent(&mut self) {
         let Some(terminal) = &self.streams.terminal else {

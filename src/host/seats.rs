@@ -36,6 +36,8 @@ struct Seat {
     size: TerminalSize,
     said_hello: bool,
     interactive: bool,
+    /// A person has come to it.
+    asked: bool,
     shown: Shown,
     pending: Vec<u8>,
     is_gone: bool,
@@ -67,6 +69,10 @@ impl Seats {
     }
     pub fn path(&self) -> &Path {
         &self.path
+    }
+    /// Whether a person has come to look.
+    pub fn is_attended(&self) -> bool {
+        self.seats.iter().any(|seat| seat.said_hello && seat.asked)
     }
     /// What to wait for: new viewers first, then every seat in order. While the agent
     /// does not read what was typed, nobody's typing is read either.
@@ -126,6 +132,7 @@ impl Seats {
                 Ok(Some(FromViewer::Hello(hello))) => {
                     seat.said_hello = true;
                     seat.interactive = hello.interactive;
+                    seat.asked = !hello.unasked;
                     seat.size = hello.size;
                     if hello.interactive && self.sizes_by.is_none() {
                         self.sizes_by = Some(seat.id);
@@ -209,6 +216,7 @@ impl Seat {
             size: TerminalSize { rows: 24, cols: 80 },
             said_hello: false,
             interactive: false,
+            asked: false,
             shown: Shown::default(),
             pending: Vec::new(),
             is_gone: false,

@@ -127,6 +127,11 @@ impl HostFolder {
     pub fn complaints(&self) -> PathBuf {
         self.dir.join("host.err")
     }
+    /// Written while a person is at the terminal: what is in it says whether one is attached, and
+    /// its time when one was last.
+    pub fn person(&self) -> PathBuf {
+        self.dir.join("person")
+    }
     /// How many milliseconds the tree may take to end, as wished by whoever ends it.
     pub fn grace(&self) -> PathBuf {
         self.dir.join("end.grace")

@@ -30,6 +30,8 @@ pub enum Left {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hands {
     On,
+    /// May type, in a window that nobody asked for.
+    Unasked,
     /// Looks only: nothing typed reaches the agent, and the screen keeps its size.
     Off,
 }
@@ -70,7 +72,8 @@ struct View {
 
 impl View {
     fn show(&mut self, terminal: &RawTerminal, mut signals: ViewerSignals) -> io::Result<Left> {
-        let hello = Hello { size: terminal.size()?, interactive: self.hands == Hands::On };
+        let (interactive, unasked) = (self.hands != Hands::Off, self.hands == Hands::Unasked);
+        let hello = Hello { size: terminal.size()?, interactive, unasked };
         if self.say(&FromViewer::Hello(hello)).is_err() {
             return Ok(Left::Ended(Exit::Lost));
         }
@@ -142,7 +145,7 @@ impl View {
         typed.detaches
     }
     fn type_bytes(&mut self, bytes: Vec<u8>) {
-        if !bytes.is_empty() && self.hands == Hands::On {
+        if !bytes.is_empty() && self.hands != Hands::Off {
             self.try_say(&FromViewer::Input(bytes));
         }
     }

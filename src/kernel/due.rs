@@ -10,7 +10,7 @@ use crate::model::check::Setup;
 use crate::model::effect::{Effect, Prove, Start};
 use crate::model::event::Entry;
 use crate::model::ids::{Oid, StageId};
-use crate::model::limits::{LANDED_GRACE, SESSION_TIMEOUT, TIDY_AT};
+use crate::model::limits::{END_GRACE, LANDED_GRACE, SESSION_TIMEOUT, TIDY_AT};
 use crate::model::plan::{StageSpec, StageType};
 use crate::model::sandbox::{KNOWLEDGE_BASE, Sandbox};
 use crate::model::session::{EndReason, Session, SessionState};
@@ -83,6 +83,8 @@ fn for_session(run: &Run, session: &Session) -> Vec<Effect> {
         SessionState::Ending { why, .. } => {
             let grace = match why {
                 EndReason::Done | EndReason::Blocked | EndReason::HandingOff => LANDED_GRACE,
+                // It may be alive after all: it gets the time to write down what it has.
+                EndReason::Hung => END_GRACE,
                 EndReason::Stopped | EndReason::Killed | EndReason::Withdrawn | EndReason::LimitMet => Duration::ZERO,
             };
             vec![Effect::Watch { session: id.clone() }, Effect::EndSession { session: id, why: why.clone(), grace }]
@@ -234,7 +236,12 @@ fn prove_base(world: &World, run: &Run, commit: &Oid, tip: &Oid) -> Effect {
 pub fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
     let run = world.run.as_ref()?;
     let starts = run.stages.values().filter(|stage| !stage.held).filter_map(|stage| stage.pause_ends(now));
-    starts.chain(super::context::deadlines(run)).chain(super::lane::deadlines(run, now)).filter(|at| *at > now).min()
+    starts
+        .chain(super::context::deadlines(run))
+        .chain(super::lane::deadlines(run, now))
+        .chain(super::watchdog::deadlines(run))
+        .filter(|at| *at > now)
+        .min()
 }
 
 /// Whether nothing can go on without a person, and nothing runs.

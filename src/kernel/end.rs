@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Draft;
 use super::world::{Run, Stage, World};
-use super::{context, gates, lane, text};
+use super::{context, gates, lane, text, watchdog};
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Inspection, RequestId};
 use crate::model::fact::{Fact, StageChange};
@@ -37,6 +37,10 @@ pub(super) fn session_ended(world: &World, run: &Run, id: &SessionId, exit: Exit
             draft.stage(&session.stage, StageChange::Readied { retry_at: None });
         }
         SessionState::Ending { why: EndReason::HandingOff, .. } => context::handed_off(world, stage, session, draft),
+        SessionState::Ending { why: EndReason::Hung, .. } => {
+            let why = watchdog::epitaph(session, draft.now);
+            attempt_failed(world, stage, Cause::Crash(why), draft);
+        }
         SessionState::Ending { why: EndReason::Killed, .. } => {
             draft.stage(&session.stage, StageChange::Blocked { reason: killed(id) });
         }
@@ -130,6 +134,7 @@ fn end_of(session: &Session, stage: &Stage, exit: Exit) -> SessionEnd {
         SessionState::Ending { why: EndReason::Blocked, .. } => SessionEnd::Blocked,
         SessionState::Ending { why: EndReason::HandingOff, .. } => SessionEnd::HandedOff,
         SessionState::Ending { why: EndReason::LimitMet, .. } => SessionEnd::RateLimited,
+        SessionState::Ending { why: EndReason::Hung, .. } => SessionEnd::Hung,
         SessionState::Ending { .. } => SessionEnd::Killed,
         _ if exit == Exit::TimedOut => SessionEnd::TimedOut,
         _ if exit == Exit::NeverStarted => SessionEnd::NeverStarted,

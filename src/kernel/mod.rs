@@ -21,6 +21,7 @@ mod rules;
 mod schedule;
 mod step;
 pub mod text;
+mod watchdog;
 pub mod world;
 
 #[cfg(test)]

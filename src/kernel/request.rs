@@ -252,6 +252,8 @@ impl<'a> Asked<'a> {
             StageState::Running { session: lease }
                 if lease == id && waits && (session.returns == 0 || session.reminders > 0) =>
             {
+                note_activity(session, Activity::Background, None, draft);
+                super::watchdog::turn_over(self.world, id, draft);
                 draft.reply(self.id, Answer::TurnMayEnd);
             }
             StageState::Running { session: lease } if lease == id => {
@@ -578,7 +580,9 @@ fn note_activity(session: &Session, activity: Activity, asks: Option<&str>, draf
     let asks = asks.map(text::one_line).or_else(|| {
         session.asks.clone().filter(|_| activity == Activity::WaitingForPerson && session.activity == activity)
     });
-    if session.activity != activity || session.asks != asks {
+    // What runs in the background of an idle client still wakes it.
+    let is_known = session.activity == Activity::Background && activity == Activity::Idle;
+    if !is_known && (session.activity != activity || session.asks != asks) {
         draft.fact(Fact::session(&session.id, SessionChange::Activity { activity, asks }));
     }
 }

@@ -7,14 +7,14 @@ use sha2::Digest;
 
 use super::context;
 use super::draft::Draft;
-use super::lane;
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
+use super::{lane, watchdog};
 use crate::model::effect::Effect;
 use crate::model::event::{Entry, RunOptions};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::{SessionId, StageId};
-use crate::model::plan::{BackendKind, Landing, StageSpec};
+use crate::model::plan::{Agent, AgentMode, BackendKind, Landing, StageSpec};
 use crate::model::session::{Exit, Session, SessionState};
 use crate::model::stage::{BlockCode, BlockReason, Phase, StageState};
 
@@ -54,6 +54,7 @@ pub(super) fn schedule(world: &World, run: &Run, draft: &mut Draft) {
     }
     let is_open = run.end == PlanEnd::Open;
     lane::open_probed(run, draft);
+    watchdog::look(world, run, draft);
     if is_open {
         promote(world, run, draft);
         start_ready(world, run, draft);
@@ -244,6 +245,12 @@ pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
     let id = &stage.spec.id;
     match &stage.state {
         StageState::Blocked { reason } => Some(settles(reason, id)),
+        StageState::Running { session } => {
+            let session = run.sessions.get(session)?;
+            let shows = matches!(stage.spec.agent, Agent::Claude { mode: AgentMode::Interactive, .. });
+            let look = if shows { "attach" } else { "logs" };
+            session.suspect.as_ref().map(|_| format!("loom {look} {id}"))
+        }
         StageState::Gated { gate, .. } => Some(match run.gates.get(gate).map(|gate| &gate.subject) {
             Some(GateSubject::Judges { .. } | GateSubject::Dispute { .. }) => format!("loom stage review {id}"),
             _ => format!("loom stage approve {id}"),

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::draft::{Draft, Step};
 use super::world::{PlanEnd, Run, World};
-use super::{context, end, gates, queue, request, rules, schedule};
+use super::{context, end, gates, queue, request, rules, schedule, watchdog};
 use crate::model::effect::Effect;
 use crate::model::event::{Event, StartFailure};
 use crate::model::fact::{Fact, SessionChange, StageChange};
@@ -47,17 +47,15 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
             }
         }
         Event::SessionHosted { session, host, token_sha256 } => {
-            if run.sessions.get(session).is_some_and(|session| session.host().is_none() && !session.is_over()) {
-                let change = SessionChange::Hosted { host: host.clone(), token_sha256: token_sha256.clone() };
-                draft.fact(Fact::session(session, change));
-                draft.effect(Effect::OpenBarrier { session: session.clone(), viewer: viewer(world, run, session) });
-            }
+            let change = SessionChange::Hosted { host: host.clone(), token_sha256: token_sha256.clone() };
+            session_hosted(world, run, session, change, draft);
         }
         Event::StartFailed { session, why } => start_failed(world, run, session, why, draft),
         Event::SessionEnded { session, exit } => end::session_ended(world, run, session, *exit, draft),
         Event::SessionGaveUp { session, exit, why } => {
             end::session_gave_up(world, run, session, (*exit, why), draft);
         }
+        Event::SessionSeen { session, pulse } => watchdog::seen(world, run, session, pulse, draft),
         Event::SessionMeasured { session, usage } => context::noted(run, session, usage, draft),
         Event::SessionLeft { session, remains } => context::left(run, session, remains, draft),
         Event::Inspected { stage, session, request, inspection } => {
@@ -129,6 +127,15 @@ fn around_the_agent(run: &Run, event: &Event, draft: &mut Draft) {
             draft.fact(Fact::TeardownFailed { stage: stage.clone(), why: why.clone() });
         }
         _ => {}
+    }
+}
+
+fn session_hosted(world: &World, run: &Run, session: &SessionId, change: SessionChange, draft: &mut Draft) {
+    if run.sessions.get(session).is_some_and(|session| session.host().is_none() && !session.is_over()) {
+        draft.fact(Fact::session(session, change));
+        let look_at = watchdog::first_look(world, draft.now);
+        draft.fact(Fact::session(session, SessionChange::Looked { look_at, suspect: None }));
+        draft.effect(Effect::OpenBarrier { session: session.clone(), viewer: viewer(world, run, session) });
     }
 }
 

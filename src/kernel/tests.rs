@@ -3,6 +3,7 @@
 mod amend;
 mod order;
 mod sessions;
+mod watchdog;
 
 use jiff::Timestamp;
 

@@ -392,7 +392,6 @@ impl World {
             Fact::GateOpened { .. } => self.gates_opened += 1,
             Fact::CachesKept { sha256 } => self.kept = Some(sha256.clone()),
             Fact::ProgramsAccepted { fingerprint } => self.programs = Some(fingerprint.clone()),
-            Fact::Stopped { .. } => {}
             _ => {}
         }
         if let Some(run) = &mut self.run {
@@ -593,27 +592,7 @@ impl Run {
     }
 
     fn apply_session(&mut self, id: &SessionId, change: &SessionChange, at: Timestamp) {
-        if let SessionChange::Planned { attempt, backend, slot, worktree, conversation, resumes, sandboxed } = change {
-            let session = Session {
-                id: id.clone(),
-                stage: id.stage(),
-                attempt: *attempt,
-                backend: *backend,
-                slot: *slot,
-                worktree: worktree.clone(),
-                conversation: conversation.clone(),
-                resumes: *resumes,
-                sandboxed: *sandboxed,
-                state: SessionState::Planned,
-                activity: Activity::Working,
-                preparing: None,
-                asks: None,
-                returns: 0,
-                reminders: 0,
-                started_at: at,
-                usage: None,
-                told: None,
-            };
+        if let Some(session) = planned(id, change, at) {
             self.sessions.insert(id.clone(), session);
             return;
         }
@@ -624,6 +603,8 @@ impl Run {
             SessionChange::SetUp { .. } => session.preparing = None,
             SessionChange::Hosted { host, token_sha256 } => {
                 session.preparing = None;
+                // What was prepared before it is none of its time.
+                session.started_at = at;
                 if let Some(stage) = self.stages.get_mut(&session.stage) {
                     stage.is_begun = true;
                 }
@@ -649,6 +630,10 @@ impl Run {
                 session.told = session.told.filter(|(zone, _)| *zone != Zone::Red);
             }
             SessionChange::Measured { usage } => session.usage = Some(*usage),
+            SessionChange::Looked { look_at, suspect } => {
+                session.look_at = Some(*look_at);
+                session.suspect.clone_from(suspect);
+            }
             SessionChange::Told { zone } => session.told = Some((*zone, at)),
             SessionChange::Reminded => session.reminders += 1,
             SessionChange::Activity { activity, asks } => {
@@ -657,4 +642,33 @@ impl Run {
             }
         }
     }
+}
+
+/// A session that begins with this change.
+fn planned(id: &SessionId, change: &SessionChange, at: Timestamp) -> Option<Session> {
+    let SessionChange::Planned { attempt, backend, slot, worktree, conversation, resumes, sandboxed } = change else {
+        return None;
+    };
+    Some(Session {
+        id: id.clone(),
+        stage: id.stage(),
+        attempt: *attempt,
+        backend: *backend,
+        slot: *slot,
+        worktree: worktree.clone(),
+        conversation: conversation.clone(),
+        resumes: *resumes,
+        sandboxed: *sandboxed,
+        state: SessionState::Planned,
+        activity: Activity::Working,
+        preparing: None,
+        asks: None,
+        returns: 0,
+        reminders: 0,
+        started_at: at,
+        usage: None,
+        told: None,
+        look_at: None,
+        suspect: None,
+    })
 }

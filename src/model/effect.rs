@@ -17,6 +17,8 @@ pub enum Effect {
     Start(Box<Start>),
     /// Open the start barrier, and a window that shows the session.
     OpenBarrier { session: SessionId, viewer: super::terminal::Terminal },
+    /// Look what a session is doing that has been silent.
+    LookAtSession { session: SessionId, since: jiff::Timestamp },
     /// Wait for the end of a session's host.
     Watch { session: SessionId },
     /// End a session's whole process tree after `grace`.

@@ -75,6 +75,11 @@ pub enum Event {
         exit: Exit,
         why: GaveUp,
     },
+    /// A silent session was looked at.
+    SessionSeen {
+        session: SessionId,
+        pulse: Pulse,
+    },
     /// Measured at its end.
     SessionMeasured {
         session: SessionId,
@@ -140,6 +145,47 @@ pub enum Event {
         effect: &'static str,
         why: String,
     },
+}
+
+/// What can be seen of a silent session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulse {
+    /// The last sign of the model or of a tool since the session began.
+    pub sign_at: Option<jiff::Timestamp>,
+    pub doing: Doing,
+    /// How long it was since the look before, in time that the machine was awake. Zero where that
+    /// cannot be told: no look before, or the clock was set since.
+    pub awake: std::time::Duration,
+    /// When a person was at its terminal last: now, while one is attached.
+    pub person_at: Option<jiff::Timestamp>,
+}
+
+/// What a session is doing, as far as its client's records say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// Nobody can tell.
+    Unknown,
+    /// The model was asked and has not answered.
+    Working,
+    /// A tool runs, for as long as it takes.
+    ToolOpen,
+    AsksPerson,
+    /// Its turn is over and nothing runs.
+    TurnOver,
+    /// Its turn is over; a command in its background may wake it.
+    Background,
+}
+
+impl Doing {
+    /// In words for a status line.
+    pub fn as_str(self, has_answered: bool) -> &'static str {
+        match self {
+            Doing::Working if !has_answered => "no answer from the model",
+            Doing::TurnOver => "its turn is over and nothing is submitted",
+            Doing::Background => "its turn is over and only its background runs",
+            _ => "no sign of life",
+        }
+    }
 }
 
 /// Names one pending request inside one dispatcher.
@@ -360,6 +406,10 @@ pub struct RunOptions {
     pub terminal: super::terminal::Terminal,
     /// First pause after a crash, in milliseconds; none: the default.
     pub backoff_ms: Option<u64>,
+    /// How long a session may be silent, in milliseconds; the other limits of the watch are
+    /// scaled with it. None: the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch_ms: Option<u64>,
 }
 
 /// An entry of the merge queue.

@@ -10,7 +10,7 @@ use super::handoff::Written;
 use super::ids::{GateId, Oid, SessionId, StageId};
 use super::judge::Touched;
 use super::plan::{BackendKind, Plan};
-use super::session::{Activity, EndReason, HostIdentity, LaneCause, Preparing, SessionEnd};
+use super::session::{Activity, EndReason, HostIdentity, LaneCause, Preparing, SessionEnd, Suspicion};
 use super::stage::{BlockReason, CheckResult, Failure};
 use super::usage::{Usage, Zone};
 
@@ -316,6 +316,12 @@ pub enum SessionChange {
     /// What it has used so far.
     Measured {
         usage: Usage,
+    },
+    /// It is looked at again then; `suspect`: why it may hang.
+    Looked {
+        look_at: Timestamp,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        suspect: Option<Suspicion>,
     },
     /// It was told how near its context budget is.
     Told {

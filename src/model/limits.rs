@@ -140,3 +140,25 @@ pub const HANDOFFS_MAX: u32 = 8;
 pub const LISTS_BYTES_MAX: usize = 4 << 10;
 /// After this long without another stop or crash, earlier ones no longer make the pause longer.
 pub const LANE_DECAY: Duration = Duration::from_secs(3600);
+/// A session is suspected when the model has not answered at all after this long …
+pub const FIRST_BYTE: Duration = Duration::from_secs(2 * 60);
+/// … or when it has been silent for this long, with no tool at work …
+pub const IDLE: Duration = Duration::from_secs(10 * 60);
+/// … and ended after this long: one answer of a model that thinks for long is one sign of life.
+pub const IDLE_END: Duration = Duration::from_secs(30 * 60);
+/// When its turn has been over for this long without a submission, it is suspected …
+pub const AFTER_TURN: Duration = Duration::from_secs(60);
+/// … and ended.
+pub const AFTER_TURN_END: Duration = Duration::from_secs(5 * 60);
+/// When only a command in its background has run for this long, it is suspected …
+pub const BACKGROUND_WAIT: Duration = Duration::from_secs(3600);
+/// … and ended.
+pub const BACKGROUND_END: Duration = Duration::from_secs(4 * 3600);
+/// A suspected session is looked at this often.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// A session is nobody's but a person's for this long after that person typed or left.
+pub const PERSON_STAYS: Duration = Duration::from_secs(30 * 60);
+/// A host writes down that somebody types at most this often.
+pub const PERSON_NOTED_EVERY: Duration = Duration::from_secs(5);
+/// Two clocks that drift apart by more than this between two looks: one of them was set, or the machine slept.
+pub const CLOCKS_DRIFT: Duration = Duration::from_secs(5);

@@ -41,6 +41,22 @@ pub struct Session {
     pub usage: Option<Usage>,
     /// The zone of its context budget that it was told of, and when.
     pub told: Option<(Zone, Timestamp)>,
+    /// When somebody looks whether it is still at work.
+    pub look_at: Option<Timestamp>,
+    pub suspect: Option<Suspicion>,
+}
+
+/// Why a session may hang.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspicion {
+    /// In words, without how long.
+    pub why: String,
+    /// Its last sign of life.
+    pub since: Timestamp,
+    /// When it is ended if there is none until then.
+    pub ends_at: Timestamp,
+    /// How long it has been silent while somebody looked, in milliseconds.
+    pub watched_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +118,8 @@ pub enum EndReason {
     Withdrawn,
     /// Its context budget is used up: another session goes on with its handoff.
     HandingOff,
+    /// It has been silent for too long.
+    Hung,
     /// Its client met a usage limit and would only wait for a person.
     LimitMet,
 }
@@ -129,6 +147,8 @@ pub enum Activity {
     Working,
     Idle,
     WaitingForPerson,
+    /// Its turn is over, and what runs in its background wakes it.
+    Background,
 }
 
 /// How the process under a host ended, as its host recorded it.

@@ -345,6 +345,30 @@ fn logs_follow_to_the_end() {
 }
 
 #[test]
+fn a_host_writes_down_whether_a_person_is_there() {
+    let env = Env::terminal("read one; read two; read three");
+    let lifeline = env.start();
+    let file = env.folder().person();
+    let is = |wanted: Option<&str>| {
+        until("what it wrote", || (fs_err::read_to_string(&file).ok().as_deref() == wanted).then_some(()));
+    };
+    // A window that nobody asked for is nobody, until somebody types in it.
+    let mut window = Seat::with(&env.socket(), Hello { size: SIZE, interactive: true, unasked: true });
+    assert!(window.read(), "it is painted for");
+    is(None);
+    window.types("a\r");
+    window.sees("a");
+    is(Some("left"));
+    let person = Seat::take(&env.socket(), SIZE, false);
+    is(Some("attached"));
+    drop(person);
+    is(Some("left"));
+    window.types("b\rc\r");
+    drop(lifeline);
+    assert_eq!(env.end().exit, Exit::Code { code: 0 });
+}
+
+#[test]
 fn logs_of_a_terminal_are_plain_rows() {
     let mut env = Env::terminal(
         "i=0; while [ $i -lt 40 ]; do printf \"\\033[1mrow $i\\033[m\\n\"; i=$((i+1)); done; printf 'ab\\bc'",
@@ -378,12 +402,16 @@ struct Seat {
 
 impl Seat {
     fn take(socket: &Path, size: TerminalSize, interactive: bool) -> Seat {
+        Seat::with(socket, Hello { size, interactive, unasked: false })
+    }
+    fn with(socket: &Path, hello: Hello) -> Seat {
+        let size = hello.size;
         let stream = until("the attach socket", || UnixStream::connect(socket).ok());
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let cells = |n| std::num::NonZeroU16::new(n).unwrap();
         let screen = vt100::Parser::new(cells(size.rows), cells(size.cols), 0);
         let mut seat = Seat { stream, frames: Frames::default(), screen, raw: Vec::new(), ended: None };
-        seat.say(&FromViewer::Hello(Hello { size, interactive }));
+        seat.say(&FromViewer::Hello(hello));
         seat
     }
     fn say(&mut self, frame: &FromViewer) {
@@ -674,7 +702,7 @@ fn one_viewer_too_many_is_let_go() {
     // Its seat is free once the host has noticed.
     until("a free seat", || {
         let mut stream = UnixStream::connect(env.socket()).unwrap();
-        let hello = FromViewer::Hello(Hello { size: SIZE, interactive: false });
+        let hello = FromViewer::Hello(Hello { size: SIZE, interactive: false, unasked: false });
         let said = stream.write_all(&hello.encode().unwrap());
         (said.is_ok() && matches!(stream.read(&mut [0]), Ok(1))).then_some(())
     });

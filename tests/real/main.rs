@@ -14,6 +14,7 @@ mod project;
 mod pty;
 
 mod budget;
+mod hangs;
 mod headless;
 mod interactive;
 mod limits;

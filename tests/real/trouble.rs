@@ -19,7 +19,7 @@ fn working_at(gate: &str) -> Vec<Turn> {
 }
 
 /// A project of one stage whose agent waits for the gate `gate`.
-fn at_the_gate(settings: &str) -> (Api, Project) {
+pub fn at_the_gate(settings: &str) -> (Api, Project) {
     at_the_gate_beside(settings, None)
 }
 
@@ -33,7 +33,7 @@ fn at_the_gate_beside(settings: &str, other: Option<Lane>) -> (Api, Project) {
     (api, project)
 }
 
-fn wait_until_at_gate(project: &Project) {
+pub fn wait_until_at_gate(project: &Project) {
     let reads = |line: &str| line.contains("read go <");
     wait_for("the agent at the gate", || project.processes().iter().any(|(_, line)| reads(line)).then_some(()));
 }
@@ -283,10 +283,10 @@ fn a_turn_that_ends_without_a_daemon_waits_for_the_next_one() {
 }
 
 /// A terminal of the user: a real tmux in which `loom attach` runs.
-struct Tmux<'a>(&'a Project);
+pub struct Tmux<'a>(&'a Project);
 
 impl<'a> Tmux<'a> {
-    fn new(project: &'a Project, line: &str) -> Tmux<'a> {
+    pub fn new(project: &'a Project, line: &str) -> Tmux<'a> {
         let tmux = Tmux(project);
         tmux.run(&["new-session", "-d", "-x", "120", "-y", "40", line]);
         tmux
@@ -296,17 +296,17 @@ impl<'a> Tmux<'a> {
         let output = self.0.command("tmux").args(["-f", "/dev/null", "-S", &socket]).args(args).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
-    fn screen(&self) -> String {
+    pub fn screen(&self) -> String {
         self.run(&["capture-pane", "-p"])
     }
-    fn wait_for(&self, text: &str) {
+    pub fn wait_for(&self, text: &str) {
         let end = Instant::now() + crate::deadline::LONG;
         while !self.screen().contains(text) {
             assert!(Instant::now() < end, "no `{text}` on the screen:\n{}", self.screen());
             std::thread::park_timeout(Duration::from_millis(50));
         }
     }
-    fn keys(&self, keys: &[&str]) {
+    pub fn keys(&self, keys: &[&str]) {
         self.run(&[&["send-keys"], keys].concat());
     }
 }
@@ -317,7 +317,7 @@ impl Drop for Tmux<'_> {
     }
 }
 
-fn attach_line() -> String {
+pub fn attach_line() -> String {
     format!("{} attach api; echo left $?; cat", env!("CARGO_BIN_EXE_loom"))
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use loom::model::check::Check;
 use loom::model::effect::{Effect, Prove, Start};
-use loom::model::event::{AloneVerdict, Entry, Event, Inspection, Proof, RefsSeen, StartFailure};
+use loom::model::event::{AloneVerdict, Doing, Entry, Event, Inspection, Proof, Pulse, RefsSeen, StartFailure};
 use loom::model::ids::{Oid, SessionId, StageId};
 use loom::model::plan::stage_branch;
 use loom::model::session::Exit;
@@ -174,6 +174,12 @@ impl Running {
                 Ok(false) => Next::Phase,
                 Err(why) => failed("clean up after the plan", why),
             },
+            // Nobody here says anything while it works: after long enough that is a hang.
+            Effect::LookAtSession { session, .. } => {
+                let awake = std::time::Duration::from_secs(60);
+                let pulse = Pulse { sign_at: None, doing: Doing::Working, awake, person_at: None };
+                Next::Done(Event::SessionSeen { session: session.clone(), pulse })
+            }
             Effect::CancelStart { .. } | Effect::Reply { .. } | Effect::Shutdown => Next::Done(Event::EffectDone),
         }
     }

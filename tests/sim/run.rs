@@ -534,7 +534,7 @@ impl Sim {
         let reason = "because".to_owned();
         let stage = |id: &str| StageId::new(id).map_err(|error| error.to_string());
         let request = match words.as_slice() {
-            ["loom", "attach", _] | ["git", "log", ..] => return Ok(()),
+            ["loom", "attach" | "logs", _] | ["git", "log", ..] => return Ok(()),
             ["loom", "init", ..] => {
                 self.init_plan();
                 return Ok(());

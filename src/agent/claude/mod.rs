@@ -6,6 +6,7 @@
 pub mod gauge;
 pub mod hooks;
 pub mod preflight;
+pub mod pulse;
 pub mod settings;
 pub mod stream;
 

@@ -25,7 +25,11 @@ pub fn attach(place: &Place, args: &Attach) -> Result<u8, Failure> {
         let what = format!("session `{session}` has no live terminal");
         return Err(Failure::user(what).hint(format!("loom logs {session}")));
     };
-    let hands = if args.read_only { viewer::Hands::Off } else { viewer::Hands::On };
+    let hands = match (args.read_only, args.window) {
+        (true, _) => viewer::Hands::Off,
+        (false, true) => viewer::Hands::Unasked,
+        (false, false) => viewer::Hands::On,
+    };
     match viewer::attach(&socket, hands)? {
         viewer::Left::Detached => {
             ui::note(format!("detached; session `{session}` goes on. Again: loom attach {}", args.target))

@@ -205,6 +205,7 @@ fn run_daemon(place: &Place, args: &Run) -> Result<(), Failure> {
         no_sandbox: args.no_sandbox,
         terminal: terminal(args)?,
         backoff_ms: std::env::var("LOOM_BACKOFF_MS").ok().and_then(|text| text.parse().ok()),
+        watch_ms: std::env::var("LOOM_WATCH_MS").ok().and_then(|text| text.parse().ok()),
     };
     let opened = Opened::open(&place.layout, Mode::Daemon)?;
     let is_foreground = args.foreground;

@@ -1,5 +1,6 @@
 //! Sessions that end before their stage does.
 
+use super::watchdog::Doing;
 use super::*;
 use crate::kernel::next_step;
 use crate::model::effect::Answer;
@@ -19,7 +20,7 @@ fn said() -> Handoff {
 
 impl Sim {
     /// What the agent of a session asks for, and the answer.
-    fn agent(&mut self, session: &str, request: Request) -> Answer {
+    pub(super) fn agent(&mut self, session: &str, request: Request) -> Answer {
         let caller = Caller::Agent { session: SessionId::new(session).unwrap() };
         self.send(Event::Request { id: RequestId(7), caller, request });
         let answers = self.effects.iter().rev().find_map(|effect| match effect {
@@ -104,10 +105,8 @@ fn a_handed_off_session_is_followed_by_one_of_the_same_attempt() {
 fn who_writes_no_handoff_in_time_is_ended_and_loom_writes_it() {
     let mut sim = one();
     sim.measured("a.1", 70);
-    assert_eq!(
-        super::super::next_deadline(&sim.world, sim.now),
-        sim.now.checked_add(jiff::SignedDuration::try_from(HANDOFF_TURN).unwrap()).ok()
-    );
+    let deadlines: Vec<_> = crate::kernel::context::deadlines(sim.world.run.as_ref().unwrap()).collect();
+    assert_eq!(deadlines, [crate::kernel::context::after(sim.now, HANDOFF_TURN)]);
     sim.schedule();
     let live = |sim: &Sim| {
         matches!(
@@ -216,9 +215,11 @@ fn a_limit_met_while_the_clock_was_ahead_stops_nothing_once_it_is_right() {
     sim.later(std::time::Duration::from_secs(10 * 86_400));
     let until = sim.now.checked_add(jiff::SignedDuration::from_mins(20)).unwrap();
     sim.send(gave_up("a.1", GaveUp::Limit { until: Some(until) })).schedule();
-    assert_eq!(super::super::next_deadline(&sim.world, sim.now), Some(until));
+    let deadlines =
+        |sim: &Sim| -> Vec<_> { crate::kernel::lane::deadlines(sim.world.run.as_ref().unwrap(), sim.now).collect() };
+    assert_eq!(deadlines(&sim), [until]);
     sim.now = begin;
-    assert_eq!(super::super::next_deadline(&sim.world, sim.now), None);
+    assert_eq!(deadlines(&sim), []);
     sim.schedule();
     assert_eq!(lane_facts(&sim), ["parked", "probed"]);
     assert!(matches!(sim.state("a"), StageState::Running { .. }), "{:?}", sim.state("a"));
@@ -390,6 +391,12 @@ fn the_table_of_ends_is_what_happens() {
         row("it crashes, or its client is killed", exits(Exit::UnixSignal { signal: 9 })),
         row("its host is killed, or the machine goes down", exits(Exit::Lost)),
         row("its `timeout` is over", exits(Exit::TimedOut)),
+        row("it hangs", |sim| {
+            for _ in 0..100 {
+                sim.later(std::time::Duration::from_secs(60)).looked("a.1", Doing::Working, None);
+            }
+            sim.ended("a.1", Exit::UnixSignal { signal: 15 });
+        }),
         row("it ends without a submission", exits(Exit::Code { code: 0 })),
         row("the client gives up", gives_up(GaveUp::Failed { text: text() })),
         row("a usage limit", gives_up(GaveUp::Limit { until: None })),
