@@ -1,6 +1,8 @@
 //! Words for people: plurals, lists, similar names, sizes, and output that
 //! cannot drive the terminal it is shown in.
 
+use std::borrow::Cow;
+
 /// `1 file`, `2 files`.
 pub fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
@@ -28,7 +30,10 @@ pub fn similar<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Op
 
 /// Text that is safe to print: control characters but tab and newline, and
 /// characters that reorder or hide text, are shown as escapes.
-pub fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n' | b'\t')) {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -38,7 +43,7 @@ pub fn printable(text: &str) -> String {
             c => out.push(c),
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 fn is_invisible(c: char) -> bool {

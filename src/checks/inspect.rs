@@ -34,7 +34,7 @@ pub(super) fn look(criteria: &Criteria, tree: &Tree) -> Vec<CheckResult> {
     let wiring = criteria.wiring.iter().map(|wiring| wired(wiring, tree));
     let regression = criteria.regression_test.iter().map(|test| regression(test, tree));
     let found = artifacts.chain(wiring).chain(regression);
-    criteria.labels().into_iter().zip(found).map(|(label, found)| result(label, found)).collect()
+    criteria.labels().zip(found).map(|(label, found)| result(label, found)).collect()
 }
 
 /// What was seen, as words; the error: why it is not enough.

@@ -417,5 +417,5 @@ fn end_leftovers() -> io::Result<Vec<String>> {
         }
         tree::reap_orphans(None);
     }
-    Ok(names.into_iter().map(|name| text::printable(&name)).collect())
+    Ok(names.into_iter().map(|name| text::printable(&name).into_owned()).collect())
 }

@@ -91,7 +91,7 @@ pub(super) fn judge(command: &Command, ran: &Ran) -> CheckResult {
             _ => None,
         },
         duration_ms: u64::try_from(ran.duration.as_millis()).unwrap_or(u64::MAX),
-        tail: printable(tail(&both, CHECK_TAIL_BYTES_MAX)),
+        tail: printable(tail(&both, CHECK_TAIL_BYTES_MAX)).into_owned(),
         output_sha256: crate::base::text::sha256(&[ran.stdout.as_slice(), ran.stderr.as_slice()].concat()),
         evidence: String::new(),
         evidence_sha256: String::new(),
@@ -165,7 +165,7 @@ fn failures(command: &Command, output: &str) -> Vec<String> {
     if let Ok(Some(patterns)) = any_of(&command.failure_patterns) {
         found.extend(output.lines().filter(|line| patterns.is_match(line)).map(identity));
     } else {
-        found.extend(output.lines().filter_map(counts::failed_test).map(|name| printable(&name)));
+        found.extend(output.lines().filter_map(counts::failed_test).map(|name| printable(&name).into_owned()));
     }
     found.into_iter().take(CHECK_FAILURES_MAX).collect()
 }
@@ -183,7 +183,7 @@ pub(super) fn identity(line: &str) -> String {
         }
         in_digits = is_digit;
     }
-    printable(&out)
+    printable(&out).into_owned()
 }
 
 /// The start and the end of `bytes`, within `most`, with a line that says what is left out.

@@ -135,10 +135,11 @@ impl Opened {
 
     /// What ended while nobody was looking.
     fn recovered(&self) -> Vec<Event> {
-        let (layout, world) = (self.dispatcher.layout(), self.dispatcher.world());
-        let observed =
-            Observed { boot_id: crate::base::process::boot_id(), ended: executor::ended_sessions(layout, world) };
-        let ended = kernel::recover(world, &observed);
+        let layout = &self.dispatcher.layout();
+        let ended = self.dispatcher.with_world(|world| {
+            let boot_id = crate::base::process::boot_id();
+            kernel::recover(world, &Observed { boot_id, ended: executor::ended_sessions(layout, world) })
+        });
         for event in &ended {
             if let Event::SessionEnded { session, exit: crate::model::session::Exit::Lost } = event {
                 executor::end_survivors(layout, session);
@@ -161,13 +162,14 @@ impl Opened {
     /// Runs the daemon until nothing can go on without a person. `ready` is called once
     /// it can be talked to.
     pub fn run(self, options: RunOptions, ready: impl FnOnce()) -> Result<(), BootError> {
-        let layout = self.dispatcher.layout().clone();
-        if self.dispatcher.world().run.is_none() {
+        let layout = self.dispatcher.layout();
+        if self.dispatcher.with_world(|world| world.run.is_none()) {
             return Err(BootError::NoPlan);
         }
         let socket = layout.daemon_socket().map_err(io("the socket's folder cannot be used"))?;
         let listener = server::bind(&socket).map_err(io("the socket cannot be bound"))?;
-        let unanswered = server::serve(listener, self.sender.clone()).map_err(io("clients cannot be served"))?;
+        let unanswered = server::serve(listener, self.sender.clone(), self.dispatcher.window())
+            .map_err(io("clients cannot be served"))?;
         let record = DaemonRecord {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

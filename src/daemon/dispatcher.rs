@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -37,12 +37,6 @@ pub enum Message {
     Outcome {
         key: Option<String>,
         event: Event,
-    },
-    Status {
-        reply: Sender<Box<Status>>,
-    },
-    Subscribe {
-        latest: Arc<Latest>,
     },
     /// SIGINT or SIGTERM.
     Shutdown,
@@ -91,8 +85,59 @@ impl Latest {
 
 /// The loop with its inbox.
 pub struct Dispatcher {
-    turn: Turn<Machine>,
+    window: Arc<Window>,
     inbox: Receiver<Message>,
+}
+
+/// Where clients look at the world: between two turns of the loop, so that what they see is
+/// durable, and without waking it.
+pub struct Window {
+    seat: Mutex<Seat>,
+    opened: Condvar,
+}
+
+struct Seat {
+    turn: Turn<Machine>,
+    view: View,
+}
+
+/// Whether there is something to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum View {
+    NotYet,
+    Open,
+    /// The loop has ended.
+    Gone,
+}
+
+impl Window {
+    fn sit(&self) -> MutexGuard<'_, Seat> {
+        // Who only looked has broken nothing.
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Shows what is there now.
+    fn open(&self, seat: &mut Seat) {
+        seat.view = View::Open;
+        self.opened.notify_all();
+    }
+    /// Waits until the loop has begun. None: it has ended.
+    fn look(&self) -> Option<MutexGuard<'_, Seat>> {
+        let seat = self.opened.wait_while(self.seat.lock().ok()?, |seat| seat.view == View::NotYet).ok()?;
+        (seat.view == View::Open).then_some(seat)
+    }
+    /// The status now; none when the loop has ended.
+    pub(super) fn status(&self) -> Option<Status> {
+        let seat = self.look()?;
+        Some(seat.turn.ground.status(seat.turn.world()))
+    }
+    /// The status now and after every change; none when the loop has ended.
+    pub(super) fn subscribe(&self) -> Option<Arc<Latest>> {
+        let mut seat = self.look()?;
+        let latest = Arc::new(Latest::default());
+        latest.put(Arc::new(seat.turn.ground.status(seat.turn.world())));
+        seat.turn.ground.subscribers.push(Arc::clone(&latest));
+        Some(latest)
+    }
 }
 
 /// What the loop stands on in earnest.
@@ -116,71 +161,89 @@ impl Dispatcher {
             executor.record_operator();
         }
         let machine = Machine { layout, executor, subscribers: Vec::new(), started: Instant::now() };
-        (Dispatcher { turn: Turn::new(machine, world, journal, mode), inbox }, sender)
+        let seat = Seat { turn: Turn::new(machine, world, journal, mode), view: View::NotYet };
+        let window = Arc::new(Window { seat: Mutex::new(seat), opened: Condvar::new() });
+        (Dispatcher { window, inbox }, sender)
     }
 
-    pub(super) fn layout(&self) -> &Layout {
-        &self.turn.ground.layout
+    pub(super) fn window(&self) -> Arc<Window> {
+        Arc::clone(&self.window)
     }
 
-    pub(super) fn world(&self) -> &World {
-        self.turn.world()
+    pub(super) fn layout(&self) -> Layout {
+        self.window.sit().turn.ground.layout.clone()
+    }
+
+    /// Looks at the world before the loop begins.
+    pub(super) fn with_world<T>(&self, look: impl FnOnce(&World) -> T) -> T {
+        look(self.window.sit().turn.world())
     }
 
     /// Takes events until nothing can go on without a person, or somebody stops it.
     ///
     /// # Errors
-    /// When the journal cannot be written: then nothing that was not durable was acknowledged.
+    /// When the journal cannot be written: then nothing that was not durable was acknowledged,
+    /// or shown.
     /// A `lock` that is no longer at its place ends the loop: somebody removed the state.
     pub(super) fn run(&mut self, first: &[Event], lock: &Lock) -> Result<(), JournalError> {
-        self.turn.boot(first);
-        self.turn.finish()?;
-        while !self.turn.is_over() {
-            match self.inbox.recv_timeout(self.turn.pause()) {
+        let mut seat = self.window.sit();
+        seat.turn.boot(first);
+        let mut result = seat.turn.finish();
+        self.window.open(&mut seat);
+        let path = seat.turn.ground.layout.writer_lock();
+        while result.is_ok() && !seat.turn.is_over() {
+            let pause = seat.turn.pause();
+            drop(seat);
+            let received = self.inbox.recv_timeout(pause);
+            seat = self.window.sit();
+            match received {
                 Ok(message) => {
-                    self.receive(message);
+                    seat.turn.receive(message);
                     // Whatever is there already shares the sync.
-                    for message in self.inbox.try_iter().take(256).collect::<Vec<_>>() {
-                        self.receive(message);
+                    for message in self.inbox.try_iter().take(256) {
+                        seat.turn.receive(message);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.turn.paused(),
+                Err(RecvTimeoutError::Timeout) => seat.turn.paused(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if !lock.is_at(&self.layout().writer_lock()) {
+            if !lock.is_at(&path) {
                 // Whatever is there now is not this daemon's: nothing more is written to it.
-                let work = self.layout().work.display();
+                let work = seat.turn.ground.layout.work.display();
                 tracing::error!("{work} was removed: stopping; sessions go on under their hosts");
                 break;
             }
-            self.turn.finish()?;
+            result = seat.turn.finish();
         }
-        for subscriber in &self.turn.ground.subscribers {
+        seat.view = View::Gone;
+        self.window.opened.notify_all();
+        for subscriber in &seat.turn.ground.subscribers {
             subscriber.close();
         }
-        if lock.is_at(&self.layout().writer_lock()) {
-            self.turn.ground.executor.anchor(true);
+        if result.is_ok() && lock.is_at(&path) {
+            seat.turn.ground.executor.anchor(true);
         }
-        Ok(())
+        result
     }
 
     /// Carries one request out, with the effects that belong to it.
     pub(super) fn one_request(&mut self, first: &[Event], request: Request) -> Result<Answer, JournalError> {
-        self.turn.boot(first);
+        let turn = &mut self.window.sit().turn;
+        turn.boot(first);
         let (reply, answer) = std::sync::mpsc::channel();
-        self.receive(Message::Request { who: Who::Operator, request, reply });
-        self.turn.finish()?;
-        while self.turn.is_busy() {
+        turn.request(Who::Operator, request, reply);
+        turn.finish()?;
+        while turn.is_busy() {
             match self.inbox.recv() {
-                Ok(message) => self.receive(message),
+                Ok(message) => turn.receive(message),
                 Err(_) => break,
             }
-            self.turn.finish()?;
+            turn.finish()?;
         }
         // Before the first run there is no history that could be lost.
-        self.turn.ground.executor.anchor(false);
+        turn.ground.executor.anchor(false);
         let answer = answer.try_recv().unwrap_or_else(|_| Answer::Done { text: "recorded".to_owned() });
-        Ok(match self.turn.troubles() {
+        Ok(match turn.troubles() {
             [] => answer,
             troubles => {
                 let what = "the request is recorded, but what follows from it could not be done";
@@ -189,19 +252,14 @@ impl Dispatcher {
             }
         })
     }
+}
 
+impl Turn<Machine> {
     fn receive(&mut self, message: Message) {
         match message {
-            Message::Request { who, request, reply } => self.turn.request(who, request, reply),
-            Message::Outcome { key, event } => self.turn.outcome(key, &event),
-            Message::Status { reply } => {
-                let _ = reply.send(Box::new(self.turn.ground.status(self.turn.world())));
-            }
-            Message::Subscribe { latest } => {
-                latest.put(Arc::new(self.turn.ground.status(self.turn.world())));
-                self.turn.ground.subscribers.push(latest);
-            }
-            Message::Shutdown => self.turn.stop(),
+            Message::Request { who, request, reply } => self.request(who, request, reply),
+            Message::Outcome { key, event } => self.outcome(key, &event),
+            Message::Shutdown => self.stop(),
         }
     }
 }

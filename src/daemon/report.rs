@@ -108,7 +108,7 @@ fn row(run: &Run, stage: &Stage, now: Timestamp) -> StageRow {
         checks: ChecksRow {
             passed: stage.checks.iter().filter(|check| check.passed).count(),
             failed: stage.checks.iter().filter(|check| !check.passed).count(),
-            total: run.required(spec).len(),
+            total: run.required(spec).count(),
         },
         next: next_step(run, stage),
     }

@@ -341,7 +341,8 @@ fn environment(layout: &Layout, operator: &Operator, stage: &str) -> std::io::Re
 fn failure(failed: &CheckResult) -> String {
     const LINES: usize = 3;
     let lines: Vec<&str> = failed.tail.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let last = printable(&lines[lines.len().saturating_sub(LINES)..].join(" | "));
+    let last = lines[lines.len().saturating_sub(LINES)..].join(" | ");
+    let last = printable(&last);
     let why = failed.why.as_deref().unwrap_or("it failed");
     let command = text::short_command(&failed.command);
     if last.is_empty() { format!("`{command}`: {why}") } else { format!("`{command}`: {why}: {last}") }

@@ -53,7 +53,7 @@ pub fn last_words(dir: &Path) -> io::Result<String> {
         None => String::from_utf8_lossy(&end_of(&folder.error_log())?).into_owned(),
     };
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    Ok(printable(&lines[lines.len().saturating_sub(LINES)..].join(" ")))
+    Ok(printable(&lines[lines.len().saturating_sub(LINES)..].join(" ")).into_owned())
 }
 
 /// The last bytes of a file, enough for a screen.

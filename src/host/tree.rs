@@ -26,7 +26,7 @@ pub fn descendants(root: u32) -> Vec<u32> {
 /// The command name of `pid`, for messages.
 pub fn name(pid: u32) -> String {
     let name = fs_err::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    crate::base::text::printable(name.trim())
+    crate::base::text::printable(name.trim()).into_owned()
 }
 
 /// Sends `signal` to exactly this process: through a pidfd, and only if it

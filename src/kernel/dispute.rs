@@ -1,6 +1,8 @@
 //! An agent that says that a check is wrong, and what a person can make of it: send the stage back,
 //! or change the check in a new version of the plan. Nothing lands with a check that fails.
 
+use std::borrow::Cow;
+
 use super::draft::Draft;
 use super::text;
 use super::world::{Run, Stage};
@@ -16,7 +18,7 @@ use crate::model::stage::StageState;
 /// and that nobody has disputed before.
 pub(super) fn disputed(run: &Run, stage: &Stage, number: u32, reason: &str) -> Result<Disputed, Refusal> {
     let id = &stage.spec.id;
-    let all = run.required(&stage.spec);
+    let all = run.required(&stage.spec).map(Cow::into_owned).collect::<Vec<_>>();
     let at = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
     let Some(name) = at.and_then(|at| all.get(at)).cloned() else {
         let refusal = Refusal::user(format!("stage `{id}` has no check {number}"));
@@ -112,7 +114,7 @@ fn definitions<'a>(spec: &'a StageSpec, acceptance: &'a [Check], name: &str) -> 
     let commands = spec.checks.iter().chain(acceptance).chain(&criteria.after).chain(tests);
     let mut all: Vec<Definition> = commands.filter(|check| check.command == name).map(Definition::Command).collect();
     all.extend(criteria.dead_code.iter().filter(|dead| dead.command == name).map(Definition::DeadCode));
-    for label in criteria.labels().iter().filter(|label| *label == name) {
+    for label in criteria.labels().filter(|label| label == name) {
         let regression = criteria.regression_test.as_ref().filter(|_| label.starts_with("regression test "));
         all.push(regression.map_or(Definition::Named, Definition::Regression));
     }

@@ -1,5 +1,7 @@
 //! Questions that more than one part of Loom asks the world. Nothing here changes it.
 
+use std::borrow::Cow;
+
 use super::world::{BaseEntry, Run, Stage};
 use crate::model::check::Check;
 use crate::model::event::Entry;
@@ -20,9 +22,10 @@ impl Run {
         spec.checks.iter().chain(self.acceptance_of(&spec.id)).cloned().collect()
     }
     /// The names of all results that a verdict about a stage has.
-    pub fn required(&self, spec: &StageSpec) -> Vec<String> {
-        let commands = spec.checks.iter().chain(self.acceptance_of(&spec.id)).map(|check| check.command.clone());
-        commands.chain(spec.criteria.commands().map(str::to_owned)).chain(spec.criteria.labels()).collect()
+    pub fn required<'a>(&'a self, spec: &'a StageSpec) -> impl Iterator<Item = Cow<'a, str>> {
+        let checks = spec.checks.iter().chain(self.acceptance_of(&spec.id));
+        let commands = checks.map(|check| check.command.as_str()).chain(spec.criteria.commands());
+        commands.map(Cow::Borrowed).chain(spec.criteria.labels().map(Cow::Owned))
     }
     /// Sessions whose process may still run.
     pub fn live_sessions(&self) -> impl Iterator<Item = &Session> {

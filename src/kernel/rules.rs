@@ -96,8 +96,8 @@ fn check_stage(run: &Run, stage: &Stage, change: &StageChange, ended: &[&Session
             if let Some(check) = checks.iter().find(|check| !check.passed) {
                 return Err(violation("R2", format!("stage `{id}` has the failed check `{}`", check.command)));
             }
-            let required = run.required(&stage.spec);
-            if let Some(missing) = required.iter().find(|want| !checks.iter().any(|got| got.command == **want)) {
+            let mut required = run.required(&stage.spec);
+            if let Some(missing) = required.find(|want| !checks.iter().any(|got| got.command == **want)) {
                 return Err(violation("R18", format!("stage `{id}` was not judged by {missing}")));
             }
         }
@@ -105,8 +105,8 @@ fn check_stage(run: &Run, stage: &Stage, change: &StageChange, ended: &[&Session
             if checks.is_empty() || checks.iter().any(|check| !check.passed) {
                 return Err(violation("R2", format!("stage `{id}` is proven again by checks that did not pass")));
             }
-            let required = run.required(&stage.spec);
-            if let Some(missing) = required.iter().find(|want| !checks.iter().any(|got| got.command == **want)) {
+            let mut required = run.required(&stage.spec);
+            if let Some(missing) = required.find(|want| !checks.iter().any(|got| got.command == **want)) {
                 return Err(violation("R18", format!("stage `{id}` was not judged again by {missing}")));
             }
         }

@@ -75,11 +75,11 @@ impl Criteria {
         *self == Criteria::default()
     }
     /// Names of the results of what is looked at and not run: artifacts, wiring, the regression test.
-    pub fn labels(&self) -> Vec<String> {
+    pub fn labels(&self) -> impl Iterator<Item = String> {
         let artifacts = self.artifacts.iter().map(|glob| format!("artifact `{glob}`"));
         let wiring = self.wiring.iter().map(|wiring| format!("wiring `{}` in `{}`", wiring.pattern, wiring.source));
         let test = self.regression_test.iter().map(|test| format!("regression test `{}`", test.file));
-        artifacts.chain(wiring).chain(test).collect()
+        artifacts.chain(wiring).chain(test)
     }
     /// The commands among them, in the order in which they run.
     pub fn commands(&self) -> impl Iterator<Item = &str> {

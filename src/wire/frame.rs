@@ -46,12 +46,17 @@ fn read_up_to<T: DeserializeOwned>(reader: &mut impl BufRead, bytes_max: usize) 
     serde_json::from_slice(&line).map(Some).map_err(FrameError::Malformed)
 }
 
-/// Writes one line.
+/// Writes one line, and whatever was put before it.
 pub fn write(writer: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    put(writer, value)?;
+    writer.flush()
+}
+
+/// Adds one line that goes with the next one.
+pub fn put(writer: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
-    writer.write_all(&line)?;
-    writer.flush()
+    writer.write_all(&line)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The status as a person reads it. The daemon draws it for `loom status`: a client that
 //! only prints need not take a large status apart.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Write};
 
 use crate::base::text::printable;
 use crate::wire::status::{PhaseOfPlan, StageRow, Status};
@@ -31,8 +31,26 @@ impl Tone {
 }
 
 /// `text` in a tone, when colours are on.
-fn toned(text: &str, tone: Tone, color: bool) -> String {
-    if color { format!("{}{text}\x1b[0m", tone.code()) } else { text.to_owned() }
+fn toned<T: Display>(text: T, tone: Tone, color: bool) -> Toned<T> {
+    Toned { text, tone: color.then_some(tone) }
+}
+
+struct Toned<T> {
+    text: T,
+    tone: Option<Tone>,
+}
+
+impl<T: Display> Display for Toned<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.tone {
+            None => self.text.fmt(f),
+            Some(tone) => {
+                f.write_str(tone.code())?;
+                self.text.fmt(f)?;
+                f.write_str("\x1b[0m")
+            }
+        }
+    }
 }
 
 /// The picture: plan, stages, questions, notices, next.
@@ -47,28 +65,12 @@ pub fn render(status: &Status, color: bool) -> String {
         (false, PhaseOfPlan::WaitingForPerson) => "ended: nothing goes on without you",
         (false, _) => "not running",
     };
-    let _ = writeln!(out, "{}", toned(&printable(&plan.name), Tone::Strong, color));
-    let _ = writeln!(
-        out,
-        "{}",
-        toned(&format!("plan {} on {} · base {} · daemon {daemon}", plan.id, plan.branch, plan.base), Tone::Dim, color)
-    );
-    out.push('\n');
+    let _ = writeln!(out, "{}", toned(printable(&plan.name), Tone::Strong, color));
+    let line = format_args!("plan {} on {} · base {} · daemon {daemon}", plan.id, plan.branch, plan.base);
+    let _ = writeln!(out, "{}\n", toned(line, Tone::Dim, color));
     let width = status.stages.iter().map(|stage| stage.id.len()).max().unwrap_or(0);
     for stage in &status.stages {
-        let state = toned(&format!("{:<9}", label(stage)), tone(stage), color);
-        let detail = stage.detail.as_deref().map(|text| format!("  {}", printable(text))).unwrap_or_default();
-        let attempt = match stage.attempt {
-            Some(n) if n > 1 => format!("  attempt {n}"),
-            _ => String::new(),
-        };
-        let gauge = gauge(status, stage, color);
-        let _ = writeln!(
-            out,
-            "  {} {:<width$}  {state}{attempt}{gauge}{detail}",
-            toned(mark(stage), tone(stage), color),
-            stage.id
-        );
+        let _ = line_of(&mut out, status, stage, width, color);
     }
     for gate in &status.gates {
         let _ = writeln!(out, "\n{} {}: {}", toned("?", Tone::Waits, color), gate.id, printable(&gate.question));
@@ -81,6 +83,21 @@ pub fn render(status: &Status, color: bool) -> String {
         let _ = writeln!(out, "\nNext: {}", status.next.join(" · "));
     }
     out
+}
+
+fn line_of(out: &mut String, status: &Status, stage: &StageRow, width: usize, color: bool) -> fmt::Result {
+    let tone = tone(stage);
+    let (mark, label) = (toned(mark(stage), tone, color), toned(label(stage), tone, color));
+    write!(out, "  {mark} {:<width$}  {label:<9}", stage.id)?;
+    if let Some(attempt) = stage.attempt.filter(|n| *n > 1) {
+        write!(out, "  attempt {attempt}")?;
+    }
+    out.push_str(&gauge(status, stage, color));
+    if let Some(detail) = &stage.detail {
+        write!(out, "  {}", printable(detail))?;
+    }
+    out.push('\n');
+    Ok(())
 }
 
 /// How full the context window of the stage's session is.
@@ -96,7 +113,7 @@ fn gauge(status: &Status, stage: &StageRow, color: bool) -> String {
     };
     let cost = session.and_then(|session| session.cost_usd).map(|cost| format!(" ${cost:.2}")).unwrap_or_default();
     let text = format!("{percent} % of context, {}k tokens{cost}", tokens.context.div_ceil(1_000));
-    format!("  [{}]", toned(&text, tone, color))
+    format!("  [{}]", toned(text, tone, color))
 }
 
 /// The state in a word.
