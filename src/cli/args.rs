@@ -7,6 +7,7 @@ use clap::{ArgAction, Args as ClapArgs, CommandFactory, Parser, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 
 use super::complete;
+use crate::model::budget::OnLimit;
 use crate::model::ids::StageId;
 use crate::model::terminal::Terminal;
 
@@ -23,6 +24,10 @@ pub struct Args {
 
 fn terminals() -> impl TypedValueParser<Value = Terminal> {
     PossibleValuesParser::new(Terminal::ALL.map(Terminal::as_str)).try_map(|name| name.parse::<Terminal>())
+}
+
+fn policies() -> impl TypedValueParser<Value = OnLimit> {
+    PossibleValuesParser::new(OnLimit::NAMES).try_map(|name| name.parse::<OnLimit>())
 }
 
 /// The command line as data, for completion.
@@ -118,6 +123,12 @@ pub struct Run {
     /// Give agents no sandbox: they may do what you may
     #[arg(long)]
     pub no_sandbox: bool,
+    /// At a usage limit of the account: go on by itself when it is lifted, ask, or pause the plan
+    #[arg(long, value_name = "POLICY", value_parser = policies())]
+    pub on_limit: Option<OnLimit>,
+    /// The keeper starts the daemon again
+    #[arg(long, hide = true)]
+    pub restarted: bool,
     /// Open a window for each session that has a terminal (`LOOM_TERMINAL` says it for good)
     #[arg(long, value_name = "KIND", value_parser = terminals())]
     pub terminal: Option<Terminal>,

@@ -154,19 +154,19 @@ impl Session {
             Verdict::Deny(reason) => Some(hooks::deny_tool(&reason)),
             Verdict::NoOpinion => None,
         };
-        match self.budget(input) {
+        match self.budget(input, Hears::Agent) {
             Some(text) => Some(hooks::with_context(verdict, &text)),
             None => verdict,
         }
     }
 
     /// Reports what the session has used; what the agent has to know about it.
-    fn budget(&self, input: &HookInput) -> Option<String> {
+    fn budget(&self, input: &HookInput, hears: Hears) -> Option<String> {
         // A subagent has a window of its own, and hands nothing off.
         if input.agent_id.is_some() {
             return None;
         }
-        let usage = self.measure(&input.transcript_path, None, Hears::Agent)?;
+        let usage = self.measure(&input.transcript_path, None, hears)?;
         let request = Request::Measured { session: self.id.clone(), usage, hears: true };
         match Client::connect(&self.layout).and_then(|mut client| client.request(request)) {
             Ok(Answer::Advice { text }) => Some(text),
@@ -246,7 +246,7 @@ impl Session {
         // What runs in the background wakes the model again.
         let waits = !input.background_tasks.is_empty();
         // What has to be said because of it, the answer to the end of the turn says.
-        let _ = self.budget(input);
+        let _ = self.budget(input, Hears::AgentAtTurnEnd);
         let end = Instant::now() + HookEvent::Stop.timeout().saturating_sub(STOP_MARGIN);
         loop {
             let asked = Instant::now();

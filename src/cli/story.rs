@@ -105,6 +105,10 @@ fn tell_proof(fact: &Fact) -> Sentence {
         Fact::CachesKept { sha256 } => {
             says("what a proof left in its checkout is taken down").with(format!("sha256 {sha256}"))
         }
+        Fact::BudgetGranted { stage: Some(stage), .. } => says(format!("`{stage}` gets another helping of its budget")),
+        Fact::BudgetGranted { stage: None, .. } => says("the plan gets another helping of its budget"),
+        Fact::PlanPaused { why } => says(format!("the plan pauses: {why}")),
+        Fact::PlanResumed => says("the plan goes on"),
         lane => tell_lane(lane),
     }
 }

@@ -2,16 +2,19 @@
 
 use jiff::Timestamp;
 
+use crate::kernel::budget;
+use crate::kernel::lane;
 use crate::kernel::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::kernel::{next_step, text};
+use crate::model::budget::{Budget, Spent};
 use crate::model::limits::CONTEXT_BUDGET_DEFAULT;
 use crate::model::plan::{BackendKind, stage_branch};
 use crate::model::session::{Activity, Preparing, Session, SessionState, Suspicion};
 use crate::model::stage::{Phase, StageState};
 use crate::model::usage::Zone;
 use crate::wire::status::{
-    ChecksRow, DaemonRow, GateRow, PhaseOfPlan, PlanRow, ReasonRow, STATUS_VERSION, SessionRow, StageRow, Status,
-    TokensRow,
+    BudgetRow, ChecksRow, DaemonRow, GateRow, PhaseOfPlan, PlanRow, ReasonRow, STATUS_VERSION, SessionRow, StageRow,
+    Status, TokensRow, UsedRow,
 };
 
 /// Renders the status. `daemon` says whether one is running; `tip_now` is the plan
@@ -31,6 +34,7 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
         };
     };
     let phase = phase(world, run, daemon.running);
+    let spent = budget::spent_by_stage(run);
     Status {
         version: STATUS_VERSION,
         plan: Some(PlanRow {
@@ -39,6 +43,9 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
             path: run.source.path.clone(),
             branch: run.plan.branch(),
             base: run.ground.base_branch.clone(),
+            used: used_row(budget::spent(run, None).since(run.helping)),
+            budget: budget_row(budget::of_plan(world, run)),
+            paused: run.paused.clone(),
             tip: run.tip.as_ref().map(ToString::to_string),
         }),
         stages: run
@@ -46,7 +53,7 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
             .stages
             .iter()
             .filter_map(|spec| run.stages.get(&spec.id))
-            .map(|stage| row(run, stage, now))
+            .map(|stage| row(world, run, stage, spent.get(&stage.spec.id).copied().unwrap_or_default(), now))
             .collect(),
         sessions: run.live_sessions().map(|session| session_row(run, session)).collect(),
         gates: run
@@ -81,7 +88,7 @@ fn phase(world: &World, run: &Run, daemon_runs: bool) -> PhaseOfPlan {
     }
 }
 
-fn row(run: &Run, stage: &Stage, now: Timestamp) -> StageRow {
+fn row(world: &World, run: &Run, stage: &Stage, spent: Spent, now: Timestamp) -> StageRow {
     let spec = &stage.spec;
     let has_begun = stage.attempts > 0;
     let (commit, merged) = match &stage.state {
@@ -110,8 +117,27 @@ fn row(run: &Run, stage: &Stage, now: Timestamp) -> StageRow {
             failed: stage.checks.iter().filter(|check| !check.passed).count(),
             total: run.required(spec).count(),
         },
+        used: used_row(spent.since(stage.helping)),
+        budget: budget_row(budget::of_stage(world, stage)),
         next: next_step(run, stage),
     }
+}
+
+fn used_row(spent: Spent) -> Option<UsedRow> {
+    (spent != Spent::default()).then(|| UsedRow {
+        sessions: spent.sessions,
+        tokens: spent.tokens,
+        cache_read: spent.cache_read,
+        cost_usd: (spent.cost_microusd > 0).then(|| dollars(spent.cost_microusd)),
+    })
+}
+
+fn budget_row(budget: Budget) -> Option<BudgetRow> {
+    (!budget.is_empty()).then(|| BudgetRow {
+        sessions: budget.sessions,
+        tokens: budget.tokens,
+        cost_usd: budget.cost_microusd.map(dollars),
+    })
 }
 
 fn reason(stage: &Stage) -> Option<ReasonRow> {
@@ -136,9 +162,10 @@ fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
         StageState::Ready { .. } if run.parked.contains_key(&stage.spec.agent.kind()) => {
             run.parked.get(&stage.spec.agent.kind()).map(|reason| reason.text.clone())
         }
-        StageState::Ready { .. } if lane_text(run, stage, now).is_some() => {
-            lane_text(run, stage, now).map(|text| format!("{text}; `loom resume {}` does not wait", stage.spec.id))
+        StageState::Ready { .. } if run.paused.is_some() => {
+            run.paused.as_ref().map(|why| format!("the plan is paused: {why}"))
         }
+        StageState::Ready { .. } if lane_text(run, stage, now).is_some() => lane_text(run, stage, now),
         StageState::Ready { retry_at: Some(at) } if *at > now => Some(format!(
             "retries in {} s: {}",
             at.as_second() - now.as_second(),
@@ -168,9 +195,15 @@ fn lane_text(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
     let parked = run.lanes.get(&stage.spec.agent.kind())?.parked.as_ref()?;
     Some(match &parked.probe {
         Some(session) => format!("{}: session `{session}` tries whether that is over", parked.text),
+        _ if let Some(gate) = lane::limit_gate(run, stage.spec.agent.kind()) => {
+            format!("{}: waits for your answer to {}", parked.text, gate.id)
+        }
         None if parked.until > now => {
             let seconds = parked.until.as_second() - now.as_second();
-            format!("{}: goes on by itself at {:.0} (in {seconds} s)", parked.text, parked.until)
+            format!(
+                "{}: goes on by itself at {:.0} (in {seconds} s); `loom resume {}` does not wait",
+                parked.text, parked.until, stage.spec.id
+            )
         }
         None => format!("{}: is tried again now", parked.text),
     })
@@ -294,9 +327,18 @@ fn notices(world: &World, run: &Run, tip_now: Option<&str>) -> Vec<String> {
     if let Some(why) = &run.base_stays {
         notices.push(format!("branch `{}` did not follow: {why}", run.ground.base_branch));
     }
+    if let Some(why) = &run.paused {
+        notices.push(format!("the plan is paused, no session starts: {why}"));
+    }
     for (backend, lane) in &run.lanes {
         if let Some(parked) = &lane.parked {
-            let then = "one session of it tries first, then all go on in the same conversations";
+            let then = if lane::limit_gate(run, *backend).is_some() {
+                "whether it then goes on is asked above"
+            } else if run.paused.is_some() {
+                "then it waits for you"
+            } else {
+                "one session of it tries first, then all go on in the same conversations"
+            };
             notices.push(format!("`{backend}` stands still until {:.0}: {}; {then}", parked.until, parked.text));
         }
     }
@@ -317,6 +359,16 @@ fn next(run: &Run, phase: PhaseOfPlan) -> Vec<String> {
     );
     if run.base_stays.is_some() || matches!(run.base_entry, BaseEntry::Rejected { .. }) {
         next.push("loom merge".to_owned());
+    }
+    if run.paused.is_some() && run.end == PlanEnd::Open {
+        let ready = run.stages.values().find(|stage| matches!(stage.state, StageState::Ready { .. }));
+        next.insert(
+            0,
+            match (phase, ready) {
+                (PhaseOfPlan::Working, Some(stage)) => format!("loom resume {}", stage.spec.id),
+                _ => "loom run".to_owned(),
+            },
+        );
     }
     match phase {
         PhaseOfPlan::Stopped => next.insert(0, "loom run".to_owned()),

@@ -150,6 +150,8 @@ fn plan_fields(old: &Plan, new: &Plan) -> Vec<&'static str> {
         ("landing", old.landing != new.landing),
         ("protected", old.protected != new.protected),
         ("change_impact", old.change_impact != new.change_impact),
+        ("budget", old.budget != new.budget),
+        ("on_limit", old.on_limit != new.on_limit),
     ];
     pairs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
@@ -182,6 +184,7 @@ fn stage_fields(old: &StageSpec, new: &StageSpec) -> Vec<&'static str> {
         ("auto_merge", old.auto_merge != new.auto_merge),
         ("parallel_group", old.parallel_group != new.parallel_group),
         ("context_budget", old.context_budget != new.context_budget),
+        ("budget", old.budget != new.budget),
         ("advice", old.advice != new.advice),
     ];
     pairs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()

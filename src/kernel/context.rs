@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::budget;
 use super::draft::Draft;
 use super::end::{Cause, attempt_failed, failure};
 use super::world::{Run, Stage, World};
@@ -19,17 +20,20 @@ use crate::model::usage::{Usage, Zone};
 
 /// Records a measurement, and what the agent is told because of it: once in each zone.
 pub(super) fn measured(
+    (world, run): (&World, &Run),
     stage: &Stage,
     session: &Session,
-    usage: &Usage,
-    hears: bool,
+    (usage, hears): (&Usage, bool),
     draft: &mut Draft,
 ) -> Option<String> {
-    let zone = Zone::of(usage.percent(), stage.spec.context_budget);
+    let now = Session { usage: Some(*usage), ..session.clone() };
+    let capped = budget::capped(world, run, stage, &now);
+    // At the cap the agent leaves what it has, as at the end of its context budget.
+    let zone = if capped.is_some() { Zone::Red } else { Zone::of(usage.percent(), stage.spec.context_budget) };
     let works = matches!((&stage.state, &session.state),
         (StageState::Running { session: lease }, SessionState::Live { .. }) if *lease == session.id);
     let is_news = hears && works && zone > session.told.map_or(Zone::Green, |(told, _)| told);
-    if is_news || session.usage.is_none_or(|known| known.percent() != usage.percent()) {
+    if is_news || session.usage.is_none_or(|known| known.is_far_from(usage)) {
         draft.fact(Fact::session(&session.id, SessionChange::Measured { usage: *usage }));
     }
     if !is_news {
@@ -37,7 +41,7 @@ pub(super) fn measured(
     }
     draft.fact(Fact::session(&session.id, SessionChange::Told { zone }));
     Some(match zone {
-        Zone::Red => hand_off_now(stage, session),
+        Zone::Red => hand_off_now(stage, &now, capped.as_deref()),
         _ => prepare(stage, usage),
     })
 }
@@ -60,16 +64,21 @@ fn prepare(stage: &Stage, usage: &Usage) -> String {
 }
 
 /// What an agent reads that has to hand off.
-pub(super) fn hand_off_now(stage: &Stage, session: &Session) -> String {
+pub(super) fn hand_off_now(stage: &Stage, session: &Session, capped: Option<&str>) -> String {
     let percent = session.usage.map_or(stage.spec.context_budget, |usage| usage.percent());
+    let why = match capped {
+        Some(capped) => format!("{capped}. A person decides whether the work goes on."),
+        None => format!(
+            "your context budget is used up ({} % or more of the window). Another session goes on with this stage.",
+            percent.min(stage.spec.context_budget)
+        ),
+    };
     format!(
-        "Loom: your context budget is used up ({} % or more of the window). Another session goes on with this stage. \
-         Do this now and nothing else:\n\
+        "Loom: {why} Do this now and nothing else:\n\
          1. Commit what works (`git add …`, `git commit`).\n\
          2. Run `loom handoff` with this on its standard input, in your own words:\n\n{}\n\n\
          3. End your turn.\n\
          If the work is done already, run `loom stage complete {}` instead.",
-        percent.min(stage.spec.context_budget),
         include_str!("handoff.md").trim_end(),
         stage.spec.id,
     )
@@ -128,6 +137,12 @@ pub(super) fn left(run: &Run, id: &SessionId, remains: &Handoff, draft: &mut Dra
 
 /// Its session handed off, or is too long to go on: another one continues the attempt.
 pub(super) fn handed_off(world: &World, stage: &Stage, session: &Session, draft: &mut Draft) {
+    let is_full = |usage: Usage| Zone::of(usage.percent(), stage.spec.context_budget) == Zone::Red;
+    let capped = world.run.as_ref().and_then(|run| budget::capped(world, run, stage, session));
+    if let Some(why) = capped.filter(|_| !session.usage.is_some_and(is_full)) {
+        draft.stage(&stage.spec.id, StageChange::Paused { why, resumes: true, retry_at: None });
+        return;
+    }
     if stage.handoffs >= HANDOFFS_MAX {
         let text =
             format!("it was handed off {} times without being submitted: split it into smaller stages", HANDOFFS_MAX);

@@ -256,6 +256,9 @@ pub fn is_quiet(world: &World) -> bool {
         StageState::Ready { .. } => {
             !stage.held
                 && !gate
+                && run.paused.is_none()
+                && !super::budget::is_asked(run)
+                && super::lane::limit_gate(run, stage.spec.agent.kind()).is_none()
                 && !run.parked.contains_key(&stage.spec.agent.kind())
                 && run.dependencies_met(&stage.spec)
                 && is_wanted(world, run, stage)

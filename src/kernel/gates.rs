@@ -1,5 +1,6 @@
 //! Questions to a person: when one is opened, and what its answer does.
 
+use super::budget;
 use super::draft::Draft;
 use super::end::block;
 use super::text;
@@ -12,9 +13,10 @@ use crate::model::ids::{GateId, Oid};
 use crate::model::refusal::Refusal;
 use crate::model::stage::{BlockCode, Phase, StageState};
 
-/// Opens a gate and returns its id. One gate a step: ids count the recorded ones.
+/// Opens a gate and returns its id.
 pub(super) fn open(world: &World, subject: GateSubject, draft: &mut Draft) -> GateId {
-    let gate = GateId(world.gates_opened + 1);
+    let drafted = draft.facts().iter().filter(|fact| matches!(fact, Fact::GateOpened { .. })).count();
+    let gate = GateId(world.gates_opened + 1 + u32::try_from(drafted).unwrap_or(u32::MAX));
     let question = question(&subject);
     draft.fact(Fact::GateOpened { gate, subject, question });
     gate
@@ -51,6 +53,15 @@ fn question(subject: &GateSubject) -> String {
         GateSubject::MergeBase { actual } => format!(
             "the base branch has new commits up to {} and the plan has no `acceptance` to prove the merge with: merge them unproven?",
             actual.short()
+        ),
+        GateSubject::Budget { stage, reached } => {
+            format!("stage `{stage}` has used up its budget: {reached}. Approve grants as much again")
+        }
+        GateSubject::PlanBudget { reached } => {
+            format!("the plan has used up its budget: {reached}. Approve grants as much again, reject pauses the plan")
+        }
+        GateSubject::Limit { backend, until } => format!(
+            "the usage limit of `{backend}` is reached: does the plan go on when it is lifted, at {until:.0}? Reject pauses the plan"
         ),
         GateSubject::RepositoryConfig { .. } => {
             "`.git/config`, a hook or `.git/info/attributes` changed since `loom init`: approve the change, or undo it and reject".to_owned()
@@ -136,9 +147,9 @@ pub(super) fn answer(run: &Run, request: RequestId, reply: &Reply, draft: &mut D
     draft.fact(Fact::GateAnswered { gate: gate.id, approved: reply.approved, reason: reply.reason.to_owned() });
     let word = if reply.approved { "approved" } else { "rejected" };
     if reply.approved {
-        approved(run, gate, draft)
+        approved(run, gate, draft);
     } else {
-        rejected(run, gate, reply.reason, draft)
+        rejected(run, gate, reply.reason, draft);
     }
     draft.done(request, format!("{word} {}: {}", gate.id, gate.question));
     Ok(())
@@ -188,7 +199,14 @@ fn approved(run: &Run, gate: &Gate, draft: &mut Draft) {
         GateSubject::BaseBranchMoved { actual, .. } => {
             draft.fact(Fact::BaseMoved { commit: actual.clone() });
         }
-        GateSubject::MergeBase { .. } => {}
+        GateSubject::MergeBase { .. } | GateSubject::Limit { .. } => {}
+        GateSubject::Budget { stage, .. } => {
+            draft.fact(Fact::BudgetGranted { stage: Some(stage.clone()), spent: budget::spent(run, Some(stage)) });
+            draft.stage(stage, StageChange::Readied { retry_at: None });
+        }
+        GateSubject::PlanBudget { .. } => {
+            draft.fact(Fact::BudgetGranted { stage: None, spent: budget::spent(run, None) });
+        }
         GateSubject::Programs { fingerprint, .. } => {
             draft.fact(Fact::ProgramsAccepted { fingerprint: fingerprint.clone() });
         }
@@ -200,7 +218,16 @@ fn approved(run: &Run, gate: &Gate, draft: &mut Draft) {
 
 fn rejected(run: &Run, gate: &Gate, reason: &str, draft: &mut Draft) {
     match &gate.subject {
-        GateSubject::EmptyDiff { stage, .. } | GateSubject::Land { stage, .. } | GateSubject::Judges { stage, .. } => {
+        GateSubject::PlanBudget { reached } => {
+            draft.fact(Fact::PlanPaused { why: format!("a person stopped it at its budget: {reached}") });
+        }
+        GateSubject::Limit { backend, .. } => {
+            draft.fact(Fact::PlanPaused { why: format!("a person stopped it at the usage limit of `{backend}`") });
+        }
+        GateSubject::EmptyDiff { stage, .. }
+        | GateSubject::Land { stage, .. }
+        | GateSubject::Judges { stage, .. }
+        | GateSubject::Budget { stage, .. } => {
             let text = if reason.is_empty() {
                 "a person rejected it".to_owned()
             } else {

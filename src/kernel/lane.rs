@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use super::context::after;
 use super::draft::Draft;
 use super::world::{Run, Stage, World};
+use super::{budget, gates};
+use crate::model::budget::OnLimit;
 use crate::model::fact::Fact;
+use crate::model::gate::{Gate, GateSubject};
 use crate::model::ids::SessionId;
 use crate::model::limits::{BACKOFF_FIRST, BACKOFF_MAX, LANE_DECAY};
 use crate::model::plan::BackendKind;
@@ -71,6 +74,28 @@ pub(super) fn stop(world: &World, run: &Run, stage: &Stage, met: &Met, draft: &m
     let until =
         met.until.filter(|until| *until > draft.now).unwrap_or_else(|| after(draft.now, pause(world, run, times)));
     draft.fact(Fact::LaneParked { backend, cause: met.cause, text: met.text.clone(), until });
+    if met.cause == LaneCause::Limit {
+        by_policy(world, run, backend, until, draft);
+    }
+}
+
+/// What the operator wants to happen at a usage limit, beyond waiting for its end.
+fn by_policy(world: &World, run: &Run, backend: BackendKind, until: Timestamp, draft: &mut Draft) {
+    match budget::on_limit(world, run) {
+        OnLimit::Resume => {}
+        OnLimit::Ask if limit_gate(run, backend).is_some() => {}
+        OnLimit::Ask => drop(gates::open(world, GateSubject::Limit { backend, until }, draft)),
+        OnLimit::Stop if run.paused.is_some() => {}
+        OnLimit::Stop => draft.fact(Fact::PlanPaused {
+            why: format!("the usage limit of `{backend}` is reached until {until:.0}, and `on_limit` is `stop`"),
+        }),
+    }
+}
+
+/// The open question whether a lane goes on after its limit.
+pub fn limit_gate(run: &Run, backend: BackendKind) -> Option<&Gate> {
+    run.open_gates()
+        .find(|gate| matches!(&gate.subject, GateSubject::Limit { backend: other, .. } if *other == backend))
 }
 
 /// What a session met.
@@ -92,9 +117,12 @@ fn pause(world: &World, run: &Run, times: u32) -> Duration {
 
 /// Why a stage of this backend may not start now.
 pub(super) fn is_closed(run: &Run, backend: BackendKind, now: Timestamp) -> bool {
-    run.lanes
-        .get(&backend)
-        .is_some_and(|lane| lane.is_probed() || lane.pause_ends(now).is_some_and(|until| until > now))
+    let is_asked = limit_gate(run, backend).is_some();
+    is_asked
+        || run
+            .lanes
+            .get(&backend)
+            .is_some_and(|lane| lane.is_probed() || lane.pause_ends(now).is_some_and(|until| until > now))
 }
 
 /// The next session of this backend is the one that probes it.
@@ -123,9 +151,42 @@ pub(super) fn open_by_person(run: &Run, backend: BackendKind, draft: &mut Draft)
     if needs_probe(run, backend) {
         draft.fact(Fact::LaneFreed { backend, forget: true });
     }
+    if let Some(gate) = limit_gate(run, backend) {
+        draft.fact(Fact::GateAnswered { gate: gate.id, approved: true, reason: "loom resume".to_owned() });
+    }
+    if run.paused.is_some() {
+        draft.fact(Fact::PlanResumed);
+    }
 }
 
 /// When the pauses of lanes end.
 pub(super) fn deadlines(run: &Run, now: Timestamp) -> impl Iterator<Item = Timestamp> {
     run.lanes.values().filter(|lane| !lane.is_probed()).filter_map(move |lane| lane.pause_ends(now))
+}
+
+impl Run {
+    /// Folds a fact about a lane.
+    pub(super) fn apply_lane(&mut self, fact: &Fact, at: Timestamp) {
+        match fact {
+            Fact::LaneParked { backend, cause, text, until } => {
+                let parked = Parked { cause: *cause, text: text.clone(), until: *until, probe: None };
+                let lane = Lane::stopped(self.lanes.get(backend), parked, at);
+                self.lanes.insert(*backend, lane);
+            }
+            Fact::LaneProbed { backend, session } => {
+                if let Some(parked) = self.lanes.get_mut(backend).and_then(|lane| lane.parked.as_mut()) {
+                    parked.probe = Some(session.clone());
+                }
+            }
+            Fact::LaneFreed { backend, forget: true } => {
+                self.lanes.remove(backend);
+            }
+            Fact::LaneFreed { backend, .. } => {
+                if let Some(lane) = self.lanes.get_mut(backend) {
+                    lane.parked = None;
+                }
+            }
+            _ => {}
+        }
+    }
 }

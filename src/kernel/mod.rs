@@ -6,6 +6,7 @@
 //! simply derives them again: `recover` only has to say what ended meanwhile.
 
 mod amend;
+pub mod budget;
 mod context;
 mod dispute;
 mod draft;

@@ -6,11 +6,9 @@ use super::world::{BaseEntry, Run, Stage};
 use crate::model::check::Check;
 use crate::model::event::Entry;
 use crate::model::gate::{Gate, GateSubject};
-use crate::model::ids::StageId;
 use crate::model::plan::StageSpec;
 use crate::model::session::Session;
 use crate::model::stage::{Phase, StageState};
-use crate::model::usage::Usage;
 
 impl Run {
     /// Whether everything this stage depends on lets it start.
@@ -39,11 +37,6 @@ impl Run {
     pub fn lease_of(&self, stage: &Stage) -> Option<&Session> {
         stage.state.lease().and_then(|id| self.sessions.get(id))
     }
-    /// What all sessions of a stage, or of the plan, have used.
-    pub fn used(&self, stage: Option<&StageId>) -> Usage {
-        let sessions = self.sessions.values().filter(|session| stage.is_none_or(|stage| session.stage == *stage));
-        sessions.filter_map(|session| session.usage).fold(Usage::default(), Usage::plus)
-    }
     pub fn open_gates(&self) -> impl Iterator<Item = &Gate> {
         // A stage that was reset, skipped or taken out of the plan asks nothing any more.
         let is_asked = |gate: &&Gate| match gate.subject.stage().map(|stage| self.stages.get(stage)) {
@@ -55,7 +48,7 @@ impl Run {
     }
     /// The open gate that stops all landing, if there is one.
     pub fn landing_gate(&self) -> Option<&Gate> {
-        self.open_gates().find(|gate| gate.subject.stage().is_none())
+        self.open_gates().find(|gate| gate.subject.stops_landing())
     }
     /// Whether a gate with this subject is open.
     pub fn asks(&self, subject: &GateSubject) -> bool {

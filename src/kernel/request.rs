@@ -1,5 +1,6 @@
 //! Requests: who may ask for what, and what it means now.
 
+use super::budget;
 use super::context;
 use super::draft::Draft;
 use super::end::{block, inspect};
@@ -271,7 +272,10 @@ impl<'a> Asked<'a> {
                     .last()
                     .filter(|failure| session.returns > 0 && failure.attempt == session.attempt)
                 {
-                    _ if hands_off => context::hand_off_now(stage, session),
+                    _ if hands_off => {
+                        let capped = budget::capped(self.world, self.run, stage, session);
+                        context::hand_off_now(stage, session, capped.as_deref())
+                    }
                     Some(failure) => format!(
                         "Stage `{0}` is not accepted yet: {1}\nFix it in this worktree, commit, and run `loom stage complete {0}` again.",
                         session.stage,
@@ -358,7 +362,7 @@ impl<'a> Asked<'a> {
     fn measured(&self, id: &SessionId, usage: &Usage, hears: bool, draft: &mut Draft) -> Result<(), Refusal> {
         let session = self.own_session(id)?;
         let stage = self.stage(&session.stage)?;
-        match context::measured(stage, session, usage, hears, draft) {
+        match context::measured((self.world, self.run), stage, session, (usage, hears), draft) {
             Some(text) => draft.reply(self.id, Answer::Advice { text }),
             None => draft.done(self.id, "noted"),
         }
@@ -399,7 +403,9 @@ impl<'a> Asked<'a> {
         let is_parked = self.run.parked.contains_key(&backend);
         let waits = match &stage.state {
             StageState::Blocked { .. } => true,
-            StageState::Ready { retry_at } => retry_at.is_some() || is_parked || lane::needs_probe(self.run, backend),
+            StageState::Ready { retry_at } => {
+                retry_at.is_some() || is_parked || self.run.paused.is_some() || lane::needs_probe(self.run, backend)
+            }
             _ => false,
         };
         if !waits {

@@ -142,7 +142,7 @@ fn lands_by_itself(stage: &Stage) -> Result<(), Violation> {
 pub(super) fn is_legal(state: &StageState, change: &StageChange) -> bool {
     use StateKind::{Blocked, Gated, Merged, Ready, Running, Skipped, Verifying, Waiting};
     let from: &[StateKind] = match change {
-        StageChange::Readied { .. } => &[Waiting, Ready, Running, Blocked],
+        StageChange::Readied { .. } => &[Waiting, Ready, Running, Gated, Blocked],
         StageChange::Started { .. } => &[Ready],
         StageChange::Continued { .. } => &[Ready],
         StageChange::Paused { .. } => &[Running, Gated],
@@ -154,7 +154,7 @@ pub(super) fn is_legal(state: &StageState, change: &StageChange) -> bool {
         StageChange::Returned { .. } | StageChange::Landed { .. } => &[Verifying],
         StageChange::Failed { .. } => &[Running, Verifying],
         StageChange::ProofAgainStarted { .. } | StageChange::ProvenAgain { .. } => &[Merged],
-        StageChange::Gated { .. } => &[Verifying],
+        StageChange::Gated { .. } => &[Ready, Verifying],
         StageChange::Approved { .. } => &[Gated],
         StageChange::Blocked { .. } => &[Waiting, Ready, Running, Verifying, Gated, Blocked],
         StageChange::Skipped { .. } => &[Waiting, Ready, Running, Gated, Blocked, Skipped],

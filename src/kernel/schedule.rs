@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use sha2::Digest;
 
+use super::budget;
 use super::context;
 use super::draft::Draft;
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
@@ -20,7 +21,10 @@ use crate::model::stage::{BlockCode, BlockReason, Phase, StageState};
 
 /// A new daemon: what was parked for a person is tried again, once.
 pub(super) fn daemon_started(run: &Run, options: &RunOptions, draft: &mut Draft) {
-    let _ = options;
+    // The keeper is nobody who could take back what a person, or the policy, has decided.
+    if run.paused.is_some() && !options.restarted {
+        draft.fact(Fact::PlanResumed);
+    }
     for backend in run.parked.keys() {
         draft.fact(Fact::BackendFreed { backend: *backend });
     }
@@ -56,6 +60,7 @@ pub(super) fn schedule(world: &World, run: &Run, draft: &mut Draft) {
     lane::open_probed(run, draft);
     watchdog::look(world, run, draft);
     if is_open {
+        budget::settle(world, run, draft);
         promote(world, run, draft);
         start_ready(world, run, draft);
         context::end_overdue(run, draft);
@@ -113,8 +118,11 @@ fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
     if run.landing_gate().is_some_and(|gate| matches!(gate.subject, GateSubject::RepositoryConfig { .. })) {
         return;
     }
+    if run.paused.is_some() {
+        return;
+    }
     let wanted = wanted_stages(run, world.options.only.as_ref());
-    let slots = world.options.max_parallel.unwrap_or(run.plan.max_parallel) as usize;
+    let slots = budget::max_parallel(world, run) as usize;
     let mut free = slots.saturating_sub(run.busy_sessions());
     let mut taken: BTreeSet<u32> = run.live_sessions().map(|session| session.slot).collect();
     let mut ready: Vec<&Stage> = run
@@ -123,6 +131,7 @@ fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
         .filter(|stage| may_start(run, stage, draft.now) && !world.leftovers.contains_key(&stage.spec.id))
         .filter(|stage| wanted.as_ref().is_none_or(|wanted| wanted.contains(&stage.spec.id)))
         .collect();
+    let mut affordable = budget::affordable(world, run, &mut ready, draft);
     let place = |stage: &Stage| run.plan.stages.iter().position(|spec| spec.id == stage.spec.id);
     // Stages of one group are meant to run side by side: whose mates run already goes first.
     let has_mate = |stage: &Stage| {
@@ -135,7 +144,7 @@ fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
     }
     let mut probing = BTreeSet::new();
     for stage in ready {
-        if free == 0 {
+        if free == 0 || affordable == 0 {
             return;
         }
         let backend = stage.spec.agent.kind();
@@ -146,6 +155,7 @@ fn start_ready(world: &World, run: &Run, draft: &mut Draft) {
         let slot = (0..).find(|slot| !taken.contains(slot)).unwrap_or(0);
         taken.insert(slot);
         free -= 1;
+        affordable -= 1;
         if probes {
             draft.fact(Fact::LaneProbed { backend, session: SessionId::of(&stage.spec.id, stage.sessions + 1) });
         }

@@ -1,6 +1,7 @@
 //! The kernel without any outside: events in, facts out.
 
 mod amend;
+mod budget;
 mod order;
 mod sessions;
 mod watchdog;
@@ -55,6 +56,7 @@ fn spec(name: &str, after: &[&str], agent: Agent) -> StageSpec {
         teardown: Vec::new(),
         parallel_group: None,
         context_budget: 65,
+        budget: crate::model::budget::Budget::default(),
         advice: Advice::default(),
         sandbox: Sandbox::default(),
     }
@@ -86,11 +88,13 @@ impl Sim {
             title: "Plan".to_owned(),
             overview: String::new(),
             stages,
-            max_parallel: 4,
+            max_parallel: Some(4),
             acceptance: Vec::new(),
             landing: Landing::End,
             protected: Vec::new(),
             change_impact: None,
+            budget: crate::model::budget::Budget::default(),
+            on_limit: None,
         };
         sim.ask(Request::LoadPlan {
             plan: Box::new(plan),

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::context::after;
-use super::lane::{Lane, Parked};
+use super::lane::Lane;
+use crate::model::budget::Spent;
 use crate::model::check::Check;
 use crate::model::event::{Entry, Ground, PlanSource, RunOptions};
 use crate::model::fact::{Fact, SessionChange, StageChange};
@@ -71,6 +72,10 @@ pub struct Run {
     /// Why the base branch did not follow.
     pub base_stays: Option<String>,
     pub end: PlanEnd,
+    /// Why no session starts until a person starts the plan again.
+    pub paused: Option<String>,
+    /// Where the present helping of the plan's budget began.
+    pub helping: Spent,
 }
 
 /// How far the end of the plan is.
@@ -164,6 +169,8 @@ pub struct Stage {
     pub ended_at: Option<Timestamp>,
     /// When the pause before the next attempt began, by the clock of then.
     pub paused_at: Option<Timestamp>,
+    /// Where the present helping of its budget began.
+    pub helping: Spent,
 }
 
 impl Stage {
@@ -198,6 +205,7 @@ impl Stage {
             started_at: None,
             ended_at: None,
             paused_at: None,
+            helping: Spent::default(),
             spec,
         }
     }
@@ -292,10 +300,10 @@ impl Stage {
     }
 
     fn start_over(&mut self) {
-        let (sessions, spec, held) = (self.sessions, self.spec.clone(), self.held);
+        let (sessions, spec, held, helping) = (self.sessions, self.spec.clone(), self.held, self.helping);
         // The numbers of handoffs name files: they are never used again.
         let handoff = self.handoff.take();
-        *self = Stage { sessions, held, handoff, removing: true, ..Stage::new(spec) };
+        *self = Stage { sessions, held, helping, handoff, removing: true, ..Stage::new(spec) };
     }
 
     fn start(&mut self, attempt: u32, session: &SessionId, base: &Oid, at: Timestamp) {
@@ -420,6 +428,8 @@ impl Run {
             following: None,
             base_stays: None,
             end: PlanEnd::Open,
+            paused: None,
+            helping: Spent::default(),
         }
     }
 
@@ -472,33 +482,15 @@ impl Run {
                 }
             }
             Fact::ConfigAccepted { fingerprint } => self.ground.config.clone_from(fingerprint),
+            Fact::BudgetGranted { stage, spent } => match stage {
+                Some(id) => drop(self.stages.get_mut(id).map(|stage| stage.helping = *spent)),
+                None => self.helping = *spent,
+            },
+            Fact::PlanPaused { why } => self.paused = Some(why.clone()),
+            Fact::PlanResumed => self.paused = None,
             Fact::PlanCompleted => self.end = PlanEnd::Completed,
             Fact::PlanCleaned => self.end = PlanEnd::Cleaned,
             _ => self.apply_base_entry(fact),
-        }
-    }
-
-    fn apply_lane(&mut self, fact: &Fact, at: Timestamp) {
-        match fact {
-            Fact::LaneParked { backend, cause, text, until } => {
-                let parked = Parked { cause: *cause, text: text.clone(), until: *until, probe: None };
-                let lane = Lane::stopped(self.lanes.get(backend), parked, at);
-                self.lanes.insert(*backend, lane);
-            }
-            Fact::LaneProbed { backend, session } => {
-                if let Some(parked) = self.lanes.get_mut(backend).and_then(|lane| lane.parked.as_mut()) {
-                    parked.probe = Some(session.clone());
-                }
-            }
-            Fact::LaneFreed { backend, forget: true } => {
-                self.lanes.remove(backend);
-            }
-            Fact::LaneFreed { backend, .. } => {
-                if let Some(lane) = self.lanes.get_mut(backend) {
-                    lane.parked = None;
-                }
-            }
-            _ => {}
         }
     }
 

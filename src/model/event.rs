@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::{Budget, OnLimit};
 use super::handoff::Handoff;
 use super::ids::{Oid, SessionId, StageId};
 use super::plan::{BackendKind, Plan};
@@ -410,6 +411,33 @@ pub struct RunOptions {
     /// scaled with it. None: the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch_ms: Option<u64>,
+    /// Overrides the plan's `on_limit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_limit: Option<OnLimit>,
+    /// What counts where the plan says nothing.
+    #[serde(default, skip_serializing_if = "Defaults::is_empty")]
+    pub defaults: Defaults,
+    /// The keeper started it again: no person asked for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restarted: bool,
+}
+
+/// What the operator has set for every plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Defaults {
+    pub max_parallel: Option<u32>,
+    pub on_limit: Option<OnLimit>,
+    /// Of a plan.
+    pub budget: Budget,
+    /// Of each stage.
+    pub stage_budget: Budget,
+}
+
+impl Defaults {
+    fn is_empty(&self) -> bool {
+        *self == Defaults::default()
+    }
 }
 
 /// An entry of the merge queue.

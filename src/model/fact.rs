@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::budget::Spent;
 use super::event::{Caller, Entry, EvidenceRef, Ground, PlanSource, RunOptions};
 use super::gate::GateSubject;
 use super::handoff::Written;
@@ -157,6 +158,16 @@ pub enum Fact {
     Rescued {
         refs: Vec<String>,
     },
+    /// A person grants another helping of a budget; it begins where `spent` is. No stage: the plan's.
+    BudgetGranted {
+        stage: Option<StageId>,
+        spent: Spent,
+    },
+    /// No session starts until a person starts the plan again.
+    PlanPaused {
+        why: String,
+    },
+    PlanResumed,
     PlanCompleted,
     PlanCleaned,
     Stopped {

@@ -1,9 +1,11 @@
 //! A question to a person: answered once, by its id.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{GateId, Oid, StageId};
 use super::judge::Touched;
+use super::plan::BackendKind;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gate {
@@ -34,19 +36,33 @@ pub enum GateSubject {
     BaseBranchMoved { expected: Oid, actual: Oid },
     /// The base branch has commits of the user and the plan has no acceptance to prove a merge.
     MergeBase { actual: Oid },
+    /// The stage has used up its budget (R16).
+    Budget { stage: StageId, reached: String },
+    /// The plan has used up its budget (R16).
+    PlanBudget { reached: String },
+    /// A usage limit was met, and the policy is to ask.
+    Limit { backend: BackendKind, until: Timestamp },
     /// `.git/config`, hooks or attributes changed since `init`.
     RepositoryConfig { expected: String, actual: String },
 }
 
 impl GateSubject {
-    /// The stage it is about; none: it stops all landing.
+    /// The stage it is about.
     pub fn stage(&self) -> Option<&StageId> {
         match self {
             GateSubject::EmptyDiff { stage, .. }
             | GateSubject::Land { stage, .. }
             | GateSubject::Judges { stage, .. }
-            | GateSubject::Dispute { stage, .. } => Some(stage),
+            | GateSubject::Dispute { stage, .. }
+            | GateSubject::Budget { stage, .. } => Some(stage),
             _ => None,
+        }
+    }
+    /// Whether nothing lands until it is answered.
+    pub fn stops_landing(&self) -> bool {
+        match self {
+            GateSubject::PlanBudget { .. } | GateSubject::Limit { .. } => false,
+            other => other.stage().is_none(),
         }
     }
 }

@@ -162,3 +162,10 @@ pub const PERSON_STAYS: Duration = Duration::from_secs(30 * 60);
 pub const PERSON_NOTED_EVERY: Duration = Duration::from_secs(5);
 /// Two clocks that drift apart by more than this between two looks: one of them was set, or the machine slept.
 pub const CLOCKS_DRIFT: Duration = Duration::from_secs(5);
+/// A session is reported again when it has used so many more tokens (cache reads apart) …
+pub const USAGE_STEP_TOKENS: u64 = 10_000;
+/// … or this much more money, in millionths of a dollar.
+pub const USAGE_STEP_MICROUSD: u64 = 50_000;
+/// Most sessions and tokens that a budget may name.
+pub const BUDGET_SESSIONS_MAX: u32 = 100_000;
+pub const BUDGET_TOKENS_MAX: i64 = 1_000_000_000_000;

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::{Budget, OnLimit};
 use super::check::{ChangeImpact, Check, Criteria};
 use super::ids::{PlanId, StageId};
 use super::limits::CONTEXT_BUDGET_DEFAULT;
@@ -18,8 +19,9 @@ pub struct Plan {
     pub overview: String,
     /// In the order of the file; a stage may depend on a later one.
     pub stages: Vec<StageSpec>,
-    /// Sessions at once.
-    pub max_parallel: u32,
+    /// Sessions at once; none: the operator's setting says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<u32>,
     /// Checks that are part of every proof.
     pub acceptance: Vec<Check>,
     pub landing: Landing,
@@ -28,6 +30,11 @@ pub struct Plan {
     pub protected: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change_impact: Option<ChangeImpact>,
+    /// Of all its sessions together.
+    #[serde(default, skip_serializing_if = "Budget::is_empty")]
+    pub budget: Budget,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_limit: Option<OnLimit>,
 }
 
 /// When the base branch follows the plan branch.
@@ -85,6 +92,9 @@ pub struct StageSpec {
     /// Percent of the context window at which a session hands off.
     #[serde(default = "context_budget_default")]
     pub context_budget: u32,
+    /// Of all sessions of the stage together.
+    #[serde(default, skip_serializing_if = "Budget::is_empty")]
+    pub budget: Budget,
     #[serde(default)]
     pub advice: Advice,
 }

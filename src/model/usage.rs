@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{CONTEXT_BUDGET_MAX, CONTEXT_YELLOW};
+use super::limits::{CONTEXT_BUDGET_MAX, CONTEXT_YELLOW, USAGE_STEP_MICROUSD, USAGE_STEP_TOKENS};
 
 /// One measurement. Tokens are summed over the session, cache reads apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -26,6 +26,13 @@ impl Usage {
     pub fn percent(&self) -> u32 {
         let percent = self.context.saturating_mul(100).checked_div(self.window).unwrap_or(0);
         u32::try_from(percent).unwrap_or(u32::MAX)
+    }
+    /// Whether `other` is worth telling: another percentage, or noticeably more used.
+    pub fn is_far_from(&self, other: &Usage) -> bool {
+        let cost = |usage: &Usage| usage.cost_microusd.unwrap_or(0);
+        self.percent() != other.percent()
+            || self.fresh_tokens().abs_diff(other.fresh_tokens()) >= USAGE_STEP_TOKENS
+            || cost(self).abs_diff(cost(other)) >= USAGE_STEP_MICROUSD
     }
     /// Tokens that count against a budget: all but cache reads.
     pub fn fresh_tokens(&self) -> u64 {

@@ -65,6 +65,8 @@ pub const PLAN: &[Field] = &[
     works("stages", Shape::Any),
     works("agent", Shape::Any),
     works("max_parallel", Shape::Any),
+    works("budget", Shape::Any),
+    works("on_limit", Shape::Any),
     works("acceptance", Shape::Any),
     works("landing", Shape::Any),
     works("auto_merge", Shape::Any),
@@ -94,6 +96,7 @@ pub const STAGE: &[Field] = &[
     works("timeout", Shape::Any),
     works("max_retries", Shape::Any),
     works("context_budget", Shape::Any),
+    works("budget", Shape::Any),
     works("priority", Shape::Any),
     works("hold", Shape::Any),
     works("auto_merge", Shape::Any),
@@ -138,6 +141,10 @@ pub const CHECK: &[Field] = &[
 /// Fields of `agent:`.
 pub const AGENT: &[Field] =
     &[works("backend", Shape::Any), works("model", Shape::Any), works("effort", Shape::Any), works("mode", Shape::Any)];
+
+/// Fields of `budget:`.
+pub const BUDGET: &[Field] =
+    &[works("sessions", Shape::Any), works("tokens", Shape::Any), works("cost_usd", Shape::Any)];
 
 /// Fields of `sandbox:`.
 pub const SANDBOX: &[Field] = &[

@@ -13,6 +13,7 @@
 
 mod agent;
 mod analysis;
+mod budget;
 mod checks;
 mod criteria;
 mod diagnostic;
@@ -38,6 +39,7 @@ pub use places::Surroundings;
 pub use suggest::{Suggestion, Tree, suggest};
 
 use crate::base::text;
+use crate::model::budget::Budget;
 use crate::model::ids::PlanId;
 use crate::model::limits::{PARALLEL_DEFAULT, PARALLEL_MAX, STAGES_MAX};
 use crate::model::plan::{Landing, Plan};
@@ -161,6 +163,8 @@ impl Reader<'_, '_> {
         let agent = fields.get("agent").map_or_else(AgentFields::default, |node| self.agent(node));
         let auto_merge = fields.get("auto_merge").and_then(|node| self.boolean(node, "auto_merge")).unwrap_or(true);
         let parallel = fields.get("max_parallel").and_then(|n| self.int(n, "max_parallel", 1, i64::from(PARALLEL_MAX)));
+        let budget = fields.get("budget").map_or_else(Budget::default, |node| self.budget(node));
+        let on_limit = fields.get("on_limit").and_then(|node| self.on_limit(node));
         let sandbox = fields.get("sandbox").map_or_else(SandboxFields::default, |node| self.sandbox(node));
         let acceptance = fields.get("acceptance").map_or_else(Vec::new, |node| self.checks(node, "acceptance"));
         let protected =
@@ -168,13 +172,18 @@ impl Reader<'_, '_> {
         let change_impact = self.wanted(&fields, "change_impact").and_then(|node| self.change_impact(node));
         let landing = fields.get("landing").and_then(|node| self.one_of(node, "landing", fields::LANDINGS));
         let drafts = self.stages(&fields, body, &Defaults { agent, auto_merge, sandbox });
-        let max_parallel = parallel.and_then(|n| u32::try_from(n).ok()).unwrap_or(PARALLEL_DEFAULT);
+        let max_parallel = parallel.and_then(|n| u32::try_from(n).ok());
         let graph = graph::check(&drafts, self.source, self.report);
         let summary = graph
             .zip(around)
             .filter(|_| !drafts.is_empty() && drafts.iter().all(|draft| !draft.id.is_empty()))
             .map(|(graph, around)| {
-                let drafted = Drafted { stages: &drafts, mentions: &self.mentions, graph: &graph, max_parallel };
+                let drafted = Drafted {
+                    stages: &drafts,
+                    mentions: &self.mentions,
+                    graph: &graph,
+                    max_parallel: max_parallel.unwrap_or(PARALLEL_DEFAULT),
+                };
                 Places::of(&drafted, around).report(self.report);
                 drafted.summary(self.report)
             });
@@ -187,6 +196,8 @@ impl Reader<'_, '_> {
             acceptance,
             protected,
             change_impact,
+            budget,
+            on_limit,
             landing: match landing {
                 Some("each") => Landing::Each,
                 Some("manual") => Landing::Manual,

@@ -8,6 +8,7 @@ use super::sandbox::SandboxFields;
 use super::source::Span;
 use super::yaml::{Node, Value};
 use crate::base::text;
+use crate::model::budget::Budget;
 use crate::model::check::Check;
 use crate::model::ids::StageId;
 use crate::model::limits::{CHECKS_MAX, CONTEXT_BUDGET_DEFAULT, DEPENDENCIES_MAX, RETRIES_DEFAULT, RETRIES_MAX};
@@ -49,6 +50,7 @@ impl Reader<'_, '_> {
         let setup = self.commands(&fields, "setup");
         let teardown = self.commands(&fields, "teardown");
         let budget = fields.get("context_budget").and_then(|node| self.int(node, "context_budget", 1, 100));
+        let spends = fields.get("budget").map_or_else(Budget::default, |node| self.budget(node));
         let parallel_group = fields.get("parallel_group").and_then(|node| self.parallel_group(node));
         let advice = self.advice(&fields);
         let agent = self.stage_agent(&fields, defaults, &id_span);
@@ -79,6 +81,7 @@ impl Reader<'_, '_> {
             teardown,
             parallel_group,
             context_budget: budget.and_then(|n| u32::try_from(n).ok()).unwrap_or(CONTEXT_BUDGET_DEFAULT),
+            budget: spends,
             advice,
             sandbox: defaults.sandbox.with(&sandbox),
         });

@@ -169,6 +169,7 @@ mod tests {
             auto_merge: true,
             sandbox: crate::model::sandbox::Sandbox::default(),
             context_budget: 65,
+            budget: crate::model::budget::Budget::default(),
             criteria: crate::model::check::Criteria::default(),
             setup: Vec::new(),
             teardown: Vec::new(),
@@ -186,11 +187,13 @@ mod tests {
                 title: "Plan".to_owned(),
                 overview: String::new(),
                 stages,
-                max_parallel: 4,
+                max_parallel: Some(4),
                 acceptance: Vec::new(),
                 landing: Landing::End,
                 protected: Vec::new(),
                 change_impact: None,
+                budget: crate::model::budget::Budget::default(),
+                on_limit: None,
             };
             let mut told = Told(crate::kernel::World::default());
             told.fact(Fact::PlanLoaded {

@@ -4,7 +4,8 @@
 use std::fmt::{self, Display, Write};
 
 use crate::base::text::printable;
-use crate::wire::status::{PhaseOfPlan, StageRow, Status};
+use crate::model::budget::short;
+use crate::wire::status::{BudgetRow, PhaseOfPlan, StageRow, Status, UsedRow};
 
 /// Colours by meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +68,11 @@ pub fn render(status: &Status, color: bool) -> String {
     };
     let _ = writeln!(out, "{}", toned(printable(&plan.name), Tone::Strong, color));
     let line = format_args!("plan {} on {} · base {} · daemon {daemon}", plan.id, plan.branch, plan.base);
-    let _ = writeln!(out, "{}\n", toned(line, Tone::Dim, color));
+    let _ = writeln!(out, "{}", toned(line, Tone::Dim, color));
+    if let Some(words) = helping(plan.used, plan.budget) {
+        let _ = writeln!(out, "{}", toned(format_args!("budget: {words}"), Tone::Dim, color));
+    }
+    out.push('\n');
     let width = status.stages.iter().map(|stage| stage.id.len()).max().unwrap_or(0);
     for stage in &status.stages {
         let _ = line_of(&mut out, status, stage, width, color);
@@ -93,11 +98,26 @@ fn line_of(out: &mut String, status: &Status, stage: &StageRow, width: usize, co
         write!(out, "  attempt {attempt}")?;
     }
     out.push_str(&gauge(status, stage, color));
+    if let Some(words) = helping(stage.used, stage.budget) {
+        write!(out, "  [{words}]")?;
+    }
     if let Some(detail) = &stage.detail {
         write!(out, "  {}", printable(detail))?;
     }
     out.push('\n');
     Ok(())
+}
+
+/// What was used of a budget, cap by cap.
+fn helping(used: Option<UsedRow>, budget: Option<BudgetRow>) -> Option<String> {
+    let budget = budget?;
+    let used = used.unwrap_or(UsedRow { sessions: 0, tokens: 0, cache_read: 0, cost_usd: None });
+    let caps = [
+        budget.sessions.map(|cap| format!("{} of {cap} sessions", used.sessions)),
+        budget.tokens.map(|cap| format!("{} of {} tokens", short(used.tokens), short(cap))),
+        budget.cost_usd.map(|cap| format!("${:.2} of ${cap:.2}", used.cost_usd.unwrap_or_default())),
+    ];
+    Some(caps.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 /// How full the context window of the stage's session is.

@@ -32,13 +32,21 @@ pub enum PhaseOfPlan {
     Stopped,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlanRow {
     pub id: String,
     pub name: String,
     pub path: String,
     pub branch: String,
     pub base: String,
+    /// What its sessions have used, and what they may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<UsedRow>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetRow>,
+    /// Why no session starts until a person starts the plan again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
     /// Tip of the plan branch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tip: Option<String>,
@@ -53,7 +61,7 @@ pub struct DaemonRow {
     pub uptime_s: Option<u64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageRow {
     pub id: String,
     pub name: String,
@@ -81,8 +89,36 @@ pub struct StageRow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
     pub checks: ChecksRow,
+    /// What its sessions have used since the budget's present helping began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<UsedRow>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetRow>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+/// What sessions have used together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct UsedRow {
+    pub sessions: u32,
+    /// Without cache reads.
+    pub tokens: u64,
+    pub cache_read: u64,
+    /// As far as the client has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
+}
+
+/// Caps; a field that is absent is no cap.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BudgetRow {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 
 mod amend;
 mod bad_input;
+mod budgets;
 mod by_hand;
 mod chaos;
 mod cheats;

@@ -27,7 +27,7 @@ fn status_as_json_has_the_documented_fields() {
     env.until_said("here", "x");
     let status = env.status();
     assert_eq!(status["phase"], "working");
-    assert_eq!(keys(&status["plan"]), ["base", "branch", "id", "name", "path", "tip"]);
+    assert_eq!(keys(&status["plan"]), ["base", "branch", "id", "name", "path", "tip", "used"]);
     assert_eq!(keys(&status["daemon"]), ["pid", "running", "uptime_s"]);
     assert_eq!(keys(&status["sessions"][0]), ["backend", "id", "pid", "sandboxed", "stage", "started_at", "state"]);
     assert_eq!(
@@ -43,7 +43,8 @@ fn status_as_json_has_the_documented_fields() {
             "name",
             "session",
             "started_at",
-            "state"
+            "state",
+            "used"
         ]
     );
     env.go("go");

@@ -20,4 +20,5 @@ mod interactive;
 mod limits;
 mod plans;
 mod sandbox;
+mod spending;
 mod trouble;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use loom::kernel::World;
+use loom::kernel::budget;
 use loom::kernel::world::Run;
 use loom::model::check::Check;
 use loom::model::gate::GateSubject;
@@ -291,9 +292,13 @@ pub fn check_world(o: &mut Outside, world: &World) {
             _ => {}
         }
     }
-    let slots = world.options.max_parallel.unwrap_or(run.plan.max_parallel) as usize;
-    if run.busy_sessions() > slots.max(run.plan.max_parallel as usize) {
+    let slots = budget::max_parallel(world, run) as usize;
+    if run.busy_sessions() > slots.max(run.plan.max_parallel.unwrap_or(0) as usize) {
         o.memory.violate("I9", &format!("{} sessions run, {slots} may", run.busy_sessions()));
+    }
+    let spent = budget::spent(run, None).since(run.helping);
+    if run.plan.budget.sessions.is_some_and(|cap| spent.sessions > cap) {
+        o.memory.violate("I9", &format!("{} sessions started, more than the plan's budget", spent.sessions));
     }
     if let Some(name) = world.rescued.iter().find(|name| o.git.tip(name).is_none()) {
         o.memory.violate("I5", &format!("{name} is recorded as rescued and is not there"));

@@ -1,5 +1,6 @@
 //! The one source of randomness, what may go wrong under a seed, and random plans.
 
+use loom::model::budget::{Budget, OnLimit};
 use loom::model::check::{Check, Criteria};
 use loom::model::ids::{PlanId, StageId};
 use loom::model::plan::{Advice, Agent, AgentMode, Landing, Plan, Priority, StageSpec, StageType};
@@ -99,6 +100,8 @@ pub fn plan(dice: &mut Dice, name: &str) -> Plan {
     let n = 1 + dice.below(6);
     let id = |at: usize| StageId::new(format!("s{at}")).unwrap();
     let density = dice.below(700) as u32;
+    // Of their own, so that the seeds of before meet the same faults.
+    let spending = &mut Dice(mix(dice.0));
     let stages = (0..n)
         .map(|at| StageSpec {
             id: id(at),
@@ -124,6 +127,7 @@ pub fn plan(dice: &mut Dice, name: &str) -> Plan {
             teardown: Vec::new(),
             parallel_group: None,
             context_budget: 65,
+            budget: budget(spending),
             advice: Advice::default(),
             sandbox: loom::model::sandbox::Sandbox::default(),
         })
@@ -133,10 +137,16 @@ pub fn plan(dice: &mut Dice, name: &str) -> Plan {
         title: name.to_owned(),
         overview: String::new(),
         stages,
-        max_parallel: 1 + dice.below(4) as u32,
+        max_parallel: Some(1 + dice.below(4) as u32),
         acceptance: if dice.chance(700) { vec![Check::command("all")] } else { Vec::new() },
         landing: *dice.pick(&[Landing::Each, Landing::End, Landing::Manual]),
         protected: Vec::new(),
         change_impact: None,
+        budget: budget(spending),
+        on_limit: spending.chance(300).then(|| *spending.pick(&[OnLimit::Ask, OnLimit::Stop])),
     }
+}
+
+fn budget(dice: &mut Dice) -> Budget {
+    Budget { sessions: dice.chance(150).then(|| 1 + dice.below(6) as u32), ..Budget::default() }
 }

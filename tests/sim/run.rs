@@ -557,6 +557,7 @@ impl Sim {
                 };
                 Some(Request::Approve { subject, reason })
             }
+            ["loom", "resume", id] => Some(Request::Resume { stage: stage(id)? }),
             ["loom", "stage", "retry", id] => Some(Request::Retry { stage: stage(id)?, context: None }),
             ["loom", "stage", "block", id, ..] => Some(Request::Block { stage: stage(id)?, reason }),
             ["loom", "stage", "release", id] => Some(Request::Release { stage: stage(id)? }),

@@ -33,6 +33,8 @@ pub struct Gauge {
     /// The percentage that was reported last where the agent hears the answer, and where not.
     told: Option<u32>,
     shown: Option<u32>,
+    /// The usage that was reported last.
+    reported: Usage,
 }
 
 /// How far a transcript was read.
@@ -190,6 +192,8 @@ fn window_of_stream(session: &Path) -> Option<u64> {
 pub enum Hears {
     /// A hook at a tool call or at the end of a turn.
     Agent,
+    /// A hook at the end of a turn: whatever has changed is told.
+    AgentAtTurnEnd,
     /// The status line.
     Nobody,
 }
@@ -208,13 +212,16 @@ pub fn measure(session: &Path, transcript: &Path, said: Option<Said>, hears: Hea
     gauge.size_window(session);
     let percent = gauge.usage.percent();
     let last = match hears {
-        Hears::Agent => &mut gauge.told,
+        Hears::Agent | Hears::AgentAtTurnEnd => &mut gauge.told,
         Hears::Nobody => &mut gauge.shown,
     };
-    let nears_budget = hears == Hears::Agent && percent >= CONTEXT_YELLOW;
-    let is_news = gauge.usage.context > 0 && (*last != Some(percent) || nears_budget);
+    let nears_budget = hears != Hears::Nobody && percent >= CONTEXT_YELLOW;
+    let ends_turn = hears == Hears::AgentAtTurnEnd && gauge.usage != gauge.reported;
+    let has_grown = gauge.usage.is_far_from(&gauge.reported);
+    let is_news = gauge.usage.context > 0 && (*last != Some(percent) || nears_budget || ends_turn || has_grown);
     if is_news {
         *last = Some(percent);
+        gauge.reported = gauge.usage;
     }
     if gauge != before {
         write_atomic(&path(session), gauge.to_json().as_bytes())?;

@@ -17,7 +17,7 @@ use crate::client::{self, Client, ClientError};
 use crate::daemon::turn::Mode;
 use crate::daemon::{self, BootError, Kept, Opened, ReadOnly};
 use crate::journal::JournalError;
-use crate::model::event::RunOptions;
+use crate::model::event::{Defaults, RunOptions};
 use crate::model::plan::{Agent, BackendKind};
 use crate::model::refusal::Refusal;
 use crate::model::terminal::Terminal;
@@ -139,6 +139,9 @@ fn forwarded(args: &Run) -> Vec<String> {
     if args.no_merge {
         out.push("--no-merge".to_owned());
     }
+    if let Some(policy) = args.on_limit {
+        out.push(format!("--on-limit={}", policy.as_str()));
+    }
     if args.no_sandbox {
         out.push("--no-sandbox".to_owned());
     }
@@ -162,6 +165,9 @@ pub fn keeper(place: &Place, args: &Run) -> Result<u8, Failure> {
     let kept = daemon::keep(|is_first| {
         let mut command = process::command(&binary);
         command.arg("-C").arg(&place.layout.project).arg("daemon").args(forwarded(args));
+        if !is_first {
+            command.arg("--restarted");
+        }
         // Only the first one has a parent that waits.
         command.stdout(if is_first { Stdio::inherit() } else { Stdio::null() });
         command
@@ -204,6 +210,9 @@ fn run_daemon(place: &Place, args: &Run) -> Result<(), Failure> {
         no_merge: args.no_merge,
         no_sandbox: args.no_sandbox,
         terminal: terminal(args)?,
+        on_limit: args.on_limit,
+        defaults: Defaults::default(),
+        restarted: args.restarted,
         backoff_ms: std::env::var("LOOM_BACKOFF_MS").ok().and_then(|text| text.parse().ok()),
         watch_ms: std::env::var("LOOM_WATCH_MS").ok().and_then(|text| text.parse().ok()),
     };

@@ -259,7 +259,7 @@ fn every_consequence_is_said_before() {
         stage(plan, "a").name = "Other".to_owned();
         stage(plan, "b").checks = Vec::new();
         plan.stages.push(spec("c", &["b"], command()));
-        plan.max_parallel = 2;
+        plan.max_parallel = Some(2);
     });
     let run = sim.world.run.as_ref().unwrap();
     let say = |restart: &[&str]| {
@@ -276,7 +276,7 @@ fn every_consequence_is_said_before() {
 #[test]
 fn only_a_person_changes_the_plan_and_only_this_one() {
     let sim = landed();
-    let plan = changed(&sim, |plan| plan.max_parallel = 2);
+    let plan = changed(&sim, |plan| plan.max_parallel = Some(2));
     let asked = Event::Request {
         id: RequestId(1),
         caller: Caller::Agent { session: SessionId::new("b.1").unwrap() },

@@ -1,6 +1,7 @@
 //! Plans that are fine.
 
 use super::*;
+use crate::model::budget::{Budget, OnLimit};
 use crate::model::ids::StageId;
 use crate::model::plan::{Agent, AgentMode, Priority, StageType};
 
@@ -63,7 +64,6 @@ fn the_smallest_plan_has_every_default() {
           }
         }
       ],
-      "max_parallel": 4,
       "acceptance": [],
       "landing": "end"
     }
@@ -124,7 +124,7 @@ fn the_documentation_names_every_field() {
     let page = include_str!("../../../doc/plan-format.md");
     let inner =
         [fields::WIRING, fields::WIRING_TEST, fields::DEAD_CODE, fields::REGRESSION_TEST, fields::CHANGE_IMPACT];
-    let outer = [fields::PLAN, fields::STAGE, fields::CHECK, fields::AGENT, fields::CODE_REVIEW];
+    let outer = [fields::PLAN, fields::STAGE, fields::CHECK, fields::AGENT, fields::CODE_REVIEW, fields::BUDGET];
     for table in outer.into_iter().chain(inner) {
         for field in table {
             assert!(page.contains(&format!("`{}`", field.name)), "doc/plan-format.md does not name `{}`", field.name);
@@ -135,7 +135,7 @@ fn the_documentation_names_every_field() {
 #[test]
 fn every_field_that_works_reaches_the_plan() {
     let plan = plan(&file(
-        "version: 1\nagent: {model: opus, effort: low, mode: headless}\nmax_parallel: 7\nlanding: each\nauto_merge: false
+        "version: 1\nagent: {model: opus, effort: low, mode: headless}\nmax_parallel: 7\nlanding: each\nbudget: {sessions: 9, tokens: 4000000, cost_usd: 2.50}\non_limit: ask\nauto_merge: false
 acceptance: [make all]
 stages:
   - id: a
@@ -153,14 +153,18 @@ stages:
     timeout: 10m
     max_retries: 0
     priority: p0
+    budget: {cost_usd: 3}
     hold: true
     auto_merge: true
   - {id: b, name: B, acceptance: [make], run: make b}
   - {id: c, name: C, acceptance: [make], agent: claude}
 ",
     ));
-    assert_eq!((plan.max_parallel, plan.acceptance.len(), plan.landing), (7, 1, Landing::Each));
+    assert_eq!((plan.max_parallel, plan.acceptance.len(), plan.landing), (Some(7), 1, Landing::Each));
+    let all = Budget { sessions: Some(9), tokens: Some(4_000_000), cost_microusd: Some(2_500_000) };
+    assert_eq!((plan.budget, plan.on_limit), (all, Some(OnLimit::Ask)));
     let [a, b, c] = plan.stages.as_slice() else { panic!("three stages") };
+    assert_eq!((a.budget.cost_microusd, b.budget), (Some(3_000_000), Budget::default()));
     assert_eq!(a.checks.len(), 3);
     let first = &a.checks[0];
     assert_eq!((first.exit_code, first.timeout_secs, first.guard), (2, Some(5400), true));
