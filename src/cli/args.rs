@@ -53,6 +53,8 @@ pub enum Command {
     Attach(Attach),
     /// Show what a session printed
     Logs(Logs),
+    /// Draw the stages with what waits for what
+    Graph(Graph),
     /// Tell Loom about a stage
     #[command(subcommand)]
     Stage(Stage),
@@ -191,6 +193,21 @@ pub struct Logs {
     /// The bytes as they came, also those that drive a terminal
     #[arg(long)]
     pub raw: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Graph {
+    /// A plan file; without it, the plan of this project with its states
+    pub plan: Option<PathBuf>,
+    /// As JSON
+    #[arg(long, conflicts_with_all = ["dot", "mermaid"])]
+    pub json: bool,
+    /// For Graphviz: loom graph --dot | dot -Tsvg
+    #[arg(long, conflicts_with = "mermaid")]
+    pub dot: bool,
+    /// For Markdown that shows Mermaid
+    #[arg(long)]
+    pub mermaid: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -338,6 +355,9 @@ pub struct VerifyStage {
     /// Instead, hold a kept bundle of evidence against the repository
     #[arg(long, value_name = "BUNDLE", conflicts_with = "stage")]
     pub evidence: Option<PathBuf>,
+    /// Run nothing: print what the plan could ask for, from what the stage changed
+    #[arg(long, conflicts_with = "evidence")]
+    pub suggest: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -1,5 +1,7 @@
 //! What differs between two trees, read in this process.
 
+use std::collections::BTreeMap;
+
 use super::{Git, GitError};
 use crate::model::ids::Oid;
 use crate::model::judge::{Change, Side};
@@ -21,7 +23,38 @@ impl Changes {
     }
 }
 
+/// The files of one tree.
+pub struct Snapshot {
+    repo: git2::Repository,
+    ids: BTreeMap<String, git2::Oid>,
+    /// Their paths, sorted.
+    pub files: Vec<String>,
+}
+
+impl Snapshot {
+    /// The content of a file as text; none when it is not there, or too large.
+    pub fn text(&self, path: &str) -> Option<String> {
+        let blob = self.repo.find_blob(*self.ids.get(path)?).ok()?;
+        (blob.content().len() <= TEXT_BYTES_MAX).then(|| String::from_utf8_lossy(blob.content()).into_owned())
+    }
+}
+
 impl Git {
+    /// The files of a tree, links and submodules left out.
+    pub fn snapshot(&self, tree: &Oid) -> Result<Snapshot, GitError> {
+        let repo = self.repo()?;
+        let mut ids = BTreeMap::new();
+        repo.find_tree(git2::Oid::from_str(tree.as_str())?)?.walk(git2::TreeWalkMode::PreOrder, |folder, entry| {
+            if entry.kind() == Some(git2::ObjectType::Blob) && entry.filemode() != 0o120_000 {
+                let name = String::from_utf8_lossy(entry.name_bytes());
+                ids.insert(format!("{folder}{name}"), entry.id());
+            }
+            git2::TreeWalkResult::Ok
+        })?;
+        let files = ids.keys().cloned().collect();
+        Ok(Snapshot { repo, ids, files })
+    }
+
     /// What leads from the tree of commit `from` to `tree`; renames are a deletion and a new file.
     pub fn changes(&self, from: &Oid, tree: &Oid) -> Result<Changes, GitError> {
         let repo = self.repo()?;

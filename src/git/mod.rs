@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use anchor::{ANCHOR, Anchored};
 pub use aside::{Farewell, kept_folders, sweep};
-pub use changes::Changes;
+pub use changes::{Changes, Snapshot};
 pub use command::GitError;
 pub use fence::Fence;
 pub use fingerprint::fingerprint;

@@ -29,6 +29,7 @@ mod stage;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod wiring;
 mod yaml;
 
 pub use analysis::{Overlap, Summary};
@@ -37,6 +38,7 @@ pub use graph::{Graph, waves};
 pub use markdown::{BEGIN_MARKER, END_MARKER};
 pub use places::Surroundings;
 pub use suggest::{Suggestion, Tree, suggest};
+pub use wiring::{Changed, Link, Seen, Unused, look};
 
 use crate::base::text;
 use crate::model::budget::Budget;

@@ -155,6 +155,11 @@ pub fn mark(stage: &StageRow) -> &'static str {
     }
 }
 
+/// The state in a sign, in its colour.
+pub fn sign(stage: &StageRow, color: bool) -> String {
+    toned(mark(stage), tone(stage), color).to_string()
+}
+
 fn tone(stage: &StageRow) -> Tone {
     match stage.state.as_str() {
         "merged" => Tone::Good,

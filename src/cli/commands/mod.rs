@@ -7,6 +7,7 @@ mod chaos;
 mod completions;
 mod demo;
 mod doctor;
+mod graph;
 mod handoff;
 mod init;
 mod plan;
@@ -17,6 +18,7 @@ mod signal;
 mod stage;
 mod status;
 mod stop;
+mod suggest;
 mod undo;
 mod verify;
 
@@ -41,6 +43,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Merge(args) => place()?.ask(Request::Merge { stage: args.stage }),
         Command::Attach(args) => attach::attach(&place()?, &args),
         Command::Logs(args) => attach::logs(&place()?, &args),
+        Command::Graph(args) => graph::run(place, &args),
         Command::Stage(verb) => stage::run(&place()?, verb),
         Command::Signal(args) => signal::run(&place()?, &args),
         Command::Handoff(args) => handoff::run(&place()?, *args),

@@ -20,6 +20,9 @@ pub fn run(place: &Place, args: &VerifyStage) -> Result<u8, Failure> {
         return Err(Failure::user("which stage is to be verified?").hint("loom verify <stage>").hint("loom status"));
     };
     let Some(stage) = run.stages.get(id) else { return Err(crate::kernel::unknown_stage(&run, id.as_str()).into()) };
+    if args.suggest {
+        return super::suggest::run(place, &run, stage, args);
+    }
     let found = verify_stage(&place.layout, &place.git, &run, stage)
         .map_err(|error| Failure::user(format!("stage `{id}` cannot be verified")).because(error.to_string()))?;
     let failed = found.checks.iter().filter(|check| !check.passed).count();
