@@ -18,7 +18,7 @@ has git || die "git is missing: install git 2.38 or newer first"
 
 # program:package; npm brings node.
 missing=
-for pair in cc:gcc tmux:tmux node:nodejs npm:npm strace:strace mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs xfs_io:xfsprogs bwrap:bubblewrap socat:socat xterm:xterm Xvfb:xvfb; do
+for pair in cc:gcc tmux:tmux node:nodejs npm:npm strace:strace mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs xfs_io:xfsprogs bwrap:bubblewrap socat:socat xterm:xterm Xvfb:xvfb curl:curl script:bsdutils; do
     has "${pair%%:*}" || missing="$missing ${pair##*:}"
 done
 if [ -n "$missing" ]; then

@@ -15,7 +15,7 @@ const ARCHITECTURE_LINES_MAX: usize = 200;
 
 /// What each module may import besides itself. Adapters know `model` and `base` and not each
 /// other; whatever goes beyond that is said here, with its reason.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("kernel", &["model"]),
     ("base", &["model"]),
@@ -27,6 +27,8 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("guard", &["model", "base"]),
     ("terminal", &["model", "base"]),
     ("wire", &["model", "base"]),
+    ("config", &["model", "base"]),
+    ("notify", &["model", "base"]),
     ("host", &["model", "base"]),
     // A backend describes a launch in the host's words.
     ("agent", &["model", "base", "host"]),
@@ -36,7 +38,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
         "daemon",
         &[
             "model", "kernel", "base", "journal", "views", "planfile", "git", "guard", "wire", "host", "agent",
-            "checks", "terminal",
+            "checks", "terminal", "notify",
         ],
     ),
     // Without a daemon a client runs the same dispatcher for one request.
@@ -45,7 +47,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
         "cli",
         &[
             "model", "kernel", "base", "journal", "planfile", "git", "guard", "wire", "host", "agent", "client",
-            "daemon",
+            "daemon", "config", "notify",
         ],
     ),
 ];

@@ -44,6 +44,10 @@ impl Layout {
     pub fn daemon_log(&self) -> PathBuf {
         self.work.join("daemon.log")
     }
+    /// What a person was notified of already.
+    pub fn notified(&self) -> PathBuf {
+        self.work.join("notified.json")
+    }
     /// Why the keeper starts no daemon any more; gone when one is ready again.
     pub fn gave_up(&self) -> PathBuf {
         self.work.join("gave-up")

@@ -73,6 +73,8 @@ pub enum Command {
     /// List and end sessions
     #[command(subcommand)]
     Sessions(Sessions),
+    /// Show every setting, and where its value comes from
+    Config(Config),
     /// Tell the whole story from the journal, and verify it
     Audit(Audit),
     /// Bring back what a reset, a retry or a removal put aside
@@ -88,6 +90,9 @@ pub enum Command {
     /// The daemon itself
     #[command(hide = true)]
     Daemon(Run),
+    /// Carries notifications
+    #[command(hide = true)]
+    Notify,
     /// The daemon's parent
     #[command(hide = true)]
     Keeper(Run),
@@ -131,9 +136,16 @@ pub struct Run {
     /// The keeper starts the daemon again
     #[arg(long, hide = true)]
     pub restarted: bool,
-    /// Open a window for each session that has a terminal (`LOOM_TERMINAL` says it for good)
+    /// Open a window for each session that has a terminal (`terminal` in the settings says it for good)
     #[arg(long, value_name = "KIND", value_parser = terminals())]
     pub terminal: Option<Terminal>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Config {
+    /// As JSON (documented in doc/configuration.md)
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

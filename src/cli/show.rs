@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use super::place::Place;
 use super::ui;
 use crate::base::text::printable;
+use crate::config::Config;
+use crate::model::attention::AttentionKind;
 use crate::wire::picture::{label, mark, render};
-use crate::wire::status::{PhaseOfPlan, StageRow, Status};
+use crate::wire::status::{AttentionRow, PhaseOfPlan, StageRow, Status};
 
 /// Prints the picture.
 pub fn status(status: &Status, color: bool) {
@@ -63,6 +65,33 @@ fn sentence(stage: &StageRow) -> String {
         _ => stage.detail.as_deref().map(|text| format!(": {}", printable(text))).unwrap_or_default(),
     };
     format!("{} {}{attempt}{detail}", stage.id, label(stage))
+}
+
+/// Rings the terminal of who watches, once for what is new.
+pub struct Bell {
+    /// None: it does not ring.
+    kinds: Option<Vec<AttentionKind>>,
+    /// None: nothing was seen yet, and what is there already is no news.
+    known: Option<Vec<AttentionRow>>,
+}
+
+impl Bell {
+    /// `known`: what is no news. A wrong setting keeps nobody from watching.
+    pub fn of(place: &Place, known: Option<Vec<AttentionRow>>) -> Bell {
+        let channels = Config::read(&place.layout.config()).map(|config| config.channels()).unwrap_or_default();
+        Bell { kinds: (channels.bell && ui::is_terminal()).then_some(channels.kinds), known }
+    }
+
+    pub fn ring(&mut self, status: &Status) {
+        let Some(kinds) = &self.kinds else { return };
+        let mut rows = status.attention.clone();
+        rows.retain(|row| kinds.contains(&row.event));
+        let is_news = self.known.as_ref().is_some_and(|known| rows.iter().any(|row| !known.contains(row)));
+        if is_news {
+            ui::data("\x07");
+        }
+        self.known = Some(rows);
+    }
 }
 
 /// The last words of `--watch`.

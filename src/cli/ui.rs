@@ -13,6 +13,11 @@ pub fn has_color() -> bool {
         && std::io::stdout().is_terminal()
 }
 
+/// Whether a person reads standard output.
+pub fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
 /// Data, to standard output. A reader that has gone away is no error.
 pub fn data(text: &str) {
     let mut out = std::io::stdout().lock();

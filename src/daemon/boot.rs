@@ -15,6 +15,7 @@ use crate::git::{Anchored, Git};
 use crate::journal::{self, Disk, Journal, JournalError, Lost, Tail};
 use crate::kernel::{self, Observed, World};
 use crate::model::anchor::Anchor;
+use crate::model::attention::Channels;
 use crate::model::effect::Answer;
 use crate::model::event::{Event, Request, RunOptions};
 use crate::wire::DaemonRecord;
@@ -159,9 +160,15 @@ impl Opened {
         Ok(self.dispatcher.one_request(&events, request)?)
     }
 
+    /// The options of the daemon that ran last.
+    pub fn options(&self) -> RunOptions {
+        self.dispatcher.with_world(|world| world.options.clone())
+    }
+
     /// Runs the daemon until nothing can go on without a person. `ready` is called once
     /// it can be talked to.
-    pub fn run(self, options: RunOptions, ready: impl FnOnce()) -> Result<(), BootError> {
+    pub fn run(self, options: RunOptions, channels: &Channels, ready: impl FnOnce()) -> Result<(), BootError> {
+        self.dispatcher.notify(channels);
         let layout = self.dispatcher.layout();
         if self.dispatcher.with_world(|world| world.run.is_none()) {
             return Err(BootError::NoPlan);

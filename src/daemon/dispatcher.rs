@@ -12,12 +12,14 @@ use crate::base::clock;
 use crate::base::fs::Lock;
 use crate::base::layout::Layout;
 use crate::daemon::executor::Executor;
+use crate::daemon::notifier::Notifier;
 use crate::daemon::report;
 use crate::daemon::turn::{Ground, Mode, Turn, Who};
 use crate::journal::{Disk, Journal, JournalError};
 use crate::kernel::World;
 use crate::kernel::world::Run;
 use crate::model::anchor::Anchor;
+use crate::model::attention::Channels;
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Event, Request};
 use crate::model::ids::{SessionId, StageId};
@@ -145,6 +147,7 @@ struct Machine {
     layout: Layout,
     executor: Executor,
     subscribers: Vec<Arc<Latest>>,
+    notifier: Option<Notifier>,
     started: Instant,
 }
 
@@ -160,7 +163,7 @@ impl Dispatcher {
         if mode == Mode::Daemon {
             executor.record_operator();
         }
-        let machine = Machine { layout, executor, subscribers: Vec::new(), started: Instant::now() };
+        let machine = Machine { layout, executor, subscribers: Vec::new(), notifier: None, started: Instant::now() };
         let seat = Seat { turn: Turn::new(machine, world, journal, mode), view: View::NotYet };
         let window = Arc::new(Window { seat: Mutex::new(seat), opened: Condvar::new() });
         (Dispatcher { window, inbox }, sender)
@@ -168,6 +171,12 @@ impl Dispatcher {
 
     pub(super) fn window(&self) -> Arc<Window> {
         Arc::clone(&self.window)
+    }
+
+    /// From now on a person is told what waits for them.
+    pub(super) fn notify(&self, channels: &Channels) {
+        let mut seat = self.window.sit();
+        seat.turn.ground.notifier = Notifier::start(&seat.turn.ground.layout, channels);
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -215,6 +224,8 @@ impl Dispatcher {
             }
             result = seat.turn.finish();
         }
+        // What is not told yet is told now.
+        drop(seat.turn.ground.notifier.take());
         seat.view = View::Gone;
         self.window.opened.notify_all();
         for subscriber in &seat.turn.ground.subscribers {
@@ -297,6 +308,9 @@ impl Ground for Machine {
 
     fn show(&mut self, world: &World, touched: &BTreeSet<StageId>) {
         self.write_views(world, touched);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.look(world);
+        }
         self.publish(world);
     }
 }

@@ -9,6 +9,7 @@ pub mod executor;
 mod keeper;
 mod land;
 mod look;
+mod notifier;
 pub mod remains;
 pub mod report;
 pub mod rights;
@@ -21,4 +22,5 @@ mod verify;
 
 pub use boot::{BootError, Opened, ReadOnly};
 pub use keeper::{Kept, keep};
+pub use notifier::Errand;
 pub use verify::{VerifyError, verify_bundle, verify_stage};

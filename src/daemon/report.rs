@@ -6,6 +6,7 @@ use crate::kernel::budget;
 use crate::kernel::lane;
 use crate::kernel::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::kernel::{next_step, text};
+use crate::model::attention::Attention;
 use crate::model::budget::{Budget, Spent};
 use crate::model::limits::CONTEXT_BUDGET_DEFAULT;
 use crate::model::plan::{BackendKind, stage_branch};
@@ -13,8 +14,8 @@ use crate::model::session::{Activity, Preparing, Session, SessionState, Suspicio
 use crate::model::stage::{Phase, StageState};
 use crate::model::usage::Zone;
 use crate::wire::status::{
-    BudgetRow, ChecksRow, DaemonRow, GateRow, PhaseOfPlan, PlanRow, ReasonRow, STATUS_VERSION, SessionRow, StageRow,
-    Status, TokensRow, UsedRow,
+    AttentionRow, BudgetRow, ChecksRow, DaemonRow, GateRow, PhaseOfPlan, PlanRow, ReasonRow, STATUS_VERSION,
+    SessionRow, StageRow, Status, TokensRow, UsedRow,
 };
 
 /// Renders the status. `daemon` says whether one is running; `tip_now` is the plan
@@ -28,6 +29,7 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
             stages: Vec::new(),
             sessions: Vec::new(),
             gates: Vec::new(),
+            attention: Vec::new(),
             notices: Vec::new(),
             next: vec!["loom init doc/plans/<plan>.md".to_owned()],
             phase: PhaseOfPlan::NoPlan,
@@ -68,6 +70,7 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
                 },
             })
             .collect(),
+        attention: crate::kernel::attention(world).into_iter().map(attention_row).collect(),
         notices: notices(world, run, tip_now),
         next: next(run, phase),
         phase,
@@ -120,6 +123,15 @@ fn row(world: &World, run: &Run, stage: &Stage, spent: Spent, now: Timestamp) ->
         used: used_row(spent.since(stage.helping)),
         budget: budget_row(budget::of_stage(world, stage)),
         next: next_step(run, stage),
+    }
+}
+
+fn attention_row(attention: Attention) -> AttentionRow {
+    AttentionRow {
+        event: attention.kind,
+        stages: attention.stages.iter().map(ToString::to_string).collect(),
+        text: attention.text,
+        next: attention.next,
     }
 }
 

@@ -6,6 +6,7 @@
 //! simply derives them again: `recover` only has to say what ended meanwhile.
 
 mod amend;
+mod attention;
 pub mod budget;
 mod context;
 mod dispute;
@@ -29,6 +30,7 @@ pub mod world;
 mod tests;
 
 pub use amend::{Amendment, Consequence, StageAmendment, amendment};
+pub use attention::attention;
 pub use draft::Step;
 pub use due::{due, is_quiet, next_deadline};
 pub use recover::{Observed, recover};

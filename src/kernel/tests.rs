@@ -1,6 +1,7 @@
 //! The kernel without any outside: events in, facts out.
 
 mod amend;
+mod attention;
 mod budget;
 mod order;
 mod sessions;

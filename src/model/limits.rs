@@ -169,3 +169,13 @@ pub const USAGE_STEP_MICROUSD: u64 = 50_000;
 /// Most sessions and tokens that a budget may name.
 pub const BUDGET_SESSIONS_MAX: u32 = 100_000;
 pub const BUDGET_TOKENS_MAX: i64 = 1_000_000_000_000;
+/// What happens within this time is told in one notification.
+pub const NOTIFY_GATHER: Duration = Duration::from_secs(1);
+/// Deadline of the operator's command, and of a desktop notification.
+pub const NOTIFY_COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Deadline of a webhook with its further tries.
+pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest text of a notification, and longest command or address of a setting, in bytes.
+pub const NOTIFY_TEXT_BYTES_MAX: usize = 4 << 10;
+/// Kept of what a channel says when it fails, in bytes.
+pub const NOTIFY_REPLY_BYTES_MAX: usize = 1 << 10;

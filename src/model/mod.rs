@@ -1,6 +1,7 @@
 //! Layer 0: values. No I/O, no clock, no threads.
 
 pub mod anchor;
+pub mod attention;
 pub mod budget;
 pub mod check;
 pub mod effect;

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::attention::AttentionKind;
+
 /// Version of this format; raised when a field changes its meaning or goes.
 pub const STATUS_VERSION: u32 = 1;
 
@@ -14,6 +16,9 @@ pub struct Status {
     pub stages: Vec<StageRow>,
     pub sessions: Vec<SessionRow>,
     pub gates: Vec<GateRow>,
+    /// What waits for a person, or they for it.
+    #[serde(default)]
+    pub attention: Vec<AttentionRow>,
     /// What is not as it should be, for a person.
     pub notices: Vec<String>,
     /// What to type next, most useful first.
@@ -96,6 +101,16 @@ pub struct StageRow {
     pub budget: Option<BudgetRow>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+/// Something that a person should look at; told by notifications too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttentionRow {
+    /// `waiting`, `gated`, `blocked`, `limit`, `complete` or `stopped`.
+    pub event: AttentionKind,
+    pub stages: Vec<String>,
+    pub text: String,
+    pub next: String,
 }
 
 /// What sessions have used together.

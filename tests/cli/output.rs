@@ -19,7 +19,10 @@ fn status_as_json_has_the_documented_fields() {
         stage("b").after(&["a"]).run("true").check("true"),
     ]));
     let before = env.status();
-    assert_eq!(keys(&before), ["daemon", "gates", "next", "notices", "phase", "plan", "sessions", "stages", "version"]);
+    assert_eq!(
+        keys(&before),
+        ["attention", "daemon", "gates", "next", "notices", "phase", "plan", "sessions", "stages", "version"]
+    );
     assert_eq!((before["version"].as_u64(), before["phase"].as_str()), (Some(1), Some("stopped")));
     assert_eq!(before["next"][0], "loom run");
     assert_eq!(before["daemon"], serde_json::json!({"running": false}));

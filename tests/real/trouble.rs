@@ -352,6 +352,9 @@ fn a_question_is_shown_as_waiting_until_it_is_answered() {
     let api = Api::start(Script::new().lane(lane("api", turns)));
     let project = Project::new(&api);
     project.init("", ONE);
+    let settings = "[notify]\non = ['waiting']\ncommand = 'echo \"$LOOM_STAGES $LOOM_TEXT $LOOM_NEXT\" >> ../told'\n";
+    fs_err::create_dir_all(project.path("home/.config/loom")).unwrap();
+    fs_err::write(project.path("home/.config/loom/config.toml"), settings).unwrap();
     project.start();
     api.wait_for("of the main loop", |seen| seen.is_main && seen.lane == "api");
     let asked = Instant::now();
@@ -361,6 +364,9 @@ fn a_question_is_shown_as_waiting_until_it_is_answered() {
     let status = project.status();
     assert_eq!(status["sessions"][0]["state"], "waiting");
     assert_eq!(status["sessions"][0]["asks"], "Which letter?");
+
+    let told = || fs_err::read_to_string(project.path("told")).ok().filter(|told| told.ends_with('\n'));
+    assert_eq!(wait_for("a notification", told), "api stage `api` asks: Which letter? loom attach api\n");
 
     let tmux = Tmux::new(&project, &attach_line());
     tmux.wait_for("Which letter?");

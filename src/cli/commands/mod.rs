@@ -5,11 +5,13 @@ mod attach;
 mod audit;
 mod chaos;
 mod completions;
+mod config;
 mod demo;
 mod doctor;
 mod graph;
 mod handoff;
 mod init;
+mod notify;
 mod plan;
 mod run;
 mod sandbox;
@@ -53,6 +55,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Plan(Plan::Apply(args)) => amend::apply(&place()?, &args),
         Command::Sandbox(verb) => sandbox::run(&place()?, &verb),
         Command::Sessions(verb) => sessions::run(&place()?, verb),
+        Command::Config(args) => config::run(&place()?, &args),
         Command::Audit(args) => audit::run(&place()?, &args),
         Command::Doctor(args) => doctor::run(&place()?, &args),
         Command::Undo(args) => undo::run(&place()?, &args),
@@ -60,6 +63,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Chaos(args) => chaos::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Daemon(args) => run::daemon(&place()?, &args),
+        Command::Notify => notify::run(&place()?),
         Command::Keeper(args) => run::keeper(&place()?, &args),
     }
 }

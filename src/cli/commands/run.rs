@@ -12,15 +12,19 @@ use crate::base::{process, wait, watch};
 use crate::cli::args::Run;
 use crate::cli::failure::{Failure, exit};
 use crate::cli::place::Place;
+use crate::cli::show::Bell;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
+use crate::config::Config;
 use crate::daemon::turn::Mode;
 use crate::daemon::{self, BootError, Kept, Opened, ReadOnly};
 use crate::journal::JournalError;
+use crate::model::attention::{AttentionKind, Channels, Notification};
 use crate::model::event::{Defaults, RunOptions};
 use crate::model::plan::{Agent, BackendKind};
 use crate::model::refusal::Refusal;
 use crate::model::terminal::Terminal;
+use crate::notify;
 use crate::wire::status::{PhaseOfPlan, Status};
 
 /// What a ready daemon says to the parent that waits.
@@ -38,7 +42,8 @@ pub fn run(place: &Place, args: &Run) -> Result<u8, Failure> {
         Err(ClientError::NoDaemon) => {}
         Err(error) => return Err(error.into()),
     }
-    preflight(place, args)?;
+    let config = Config::read(&place.layout.config()).map_err(super::config::failure)?;
+    preflight(place, args, &config)?;
     if args.foreground {
         return daemon(place, args);
     }
@@ -49,7 +54,11 @@ pub fn run(place: &Place, args: &Run) -> Result<u8, Failure> {
 }
 
 /// What can be known before anything is started.
-fn preflight(place: &Place, args: &Run) -> Result<(), Failure> {
+fn preflight(place: &Place, args: &Run, config: &Config) -> Result<(), Failure> {
+    if let Some(program) = notify::missing(&config.channels()) {
+        return Err(Failure::user(format!("`notify.webhook` needs `{program}`, which is not installed"))
+            .hint(format!("install {program}, or remove `notify.webhook` from the settings (loom config)")));
+    }
     let read = ReadOnly::checked(&place.layout, &place.git)?;
     if let Some(trouble) = read.trouble {
         return Err(BootError::from(trouble).into());
@@ -59,7 +68,7 @@ fn preflight(place: &Place, args: &Run) -> Result<(), Failure> {
         return Err(unknown_stage(run, stage.as_str()).into());
     }
     place.git.check_ready()?;
-    terminal(args)?;
+    terminal(args, config)?;
     let environment = crate::agent::environment::Environment::of_this_process();
     let open: Vec<_> = run.stages.values().filter(|stage| !stage.state.is_final()).map(|stage| &stage.spec).collect();
     let mut agents: Vec<&Agent> = open.iter().map(|spec| &spec.agent).collect();
@@ -81,13 +90,26 @@ fn preflight(place: &Place, args: &Run) -> Result<(), Failure> {
 }
 
 /// Where windows open: as asked for, else as the environment says, else nowhere.
-fn terminal(args: &Run) -> Result<Terminal, Failure> {
+fn terminal(args: &Run, config: &Config) -> Result<Terminal, Failure> {
     match (args.terminal, std::env::var("LOOM_TERMINAL")) {
         (Some(terminal), _) => Ok(terminal),
         (None, Ok(name)) if !name.is_empty() => name.parse().map_err(|known: String| {
             Failure::user(format!("LOOM_TERMINAL is `{name}`, which is no terminal Loom knows")).because(known)
         }),
-        _ => Ok(Terminal::None),
+        _ => Ok(config.terminal().unwrap_or_default()),
+    }
+}
+
+/// The settings, and what they mean for this daemon. One that the keeper starts again goes on
+/// with what it had when the files have become wrong meanwhile.
+fn settings(place: &Place, args: &Run, last: &RunOptions) -> Result<(Defaults, Terminal, Channels), Failure> {
+    match Config::read(&place.layout.config()) {
+        Ok(config) => Ok((config.defaults(), terminal(args, &config)?, config.channels())),
+        Err(error) if args.restarted => {
+            tracing::error!("{error}: the daemon goes on with the settings it had, and nobody is notified");
+            Ok((last.defaults, last.terminal, Channels::default()))
+        }
+        Err(error) => Err(super::config::failure(error)),
     }
 }
 
@@ -177,10 +199,30 @@ pub fn keeper(place: &Place, args: &Run) -> Result<u8, Failure> {
         Kept::GaveUp { code, text } => {
             // `loom status` and whoever follows say it until a daemon is ready again.
             write_atomic(&place.layout.gave_up(), text.as_bytes())?;
+            tell_that_it_gave_up(place, &text);
             code
         }
     };
     Ok(u8::try_from(code).unwrap_or(exit::INTERNAL))
+}
+
+/// The daemon is gone: its keeper tells it.
+fn tell_that_it_gave_up(place: &Place, text: &str) {
+    let channels = Config::read(&place.layout.config()).map(|config| config.channels()).unwrap_or_default();
+    if channels.kinds.contains(&AttentionKind::Stopped) {
+        let notification = Notification {
+            version: notify::NOTIFICATION_VERSION,
+            event: AttentionKind::Stopped,
+            project: place.layout.project.display().to_string(),
+            plan: None,
+            stages: Vec::new(),
+            text: text.to_owned(),
+            next: "loom run".to_owned(),
+        };
+        for trouble in notify::send(&channels, &notification) {
+            tracing::warn!("{trouble}");
+        }
+    }
 }
 
 /// `loom daemon`, and `loom run --foreground`.
@@ -204,21 +246,22 @@ pub fn daemon(place: &Place, args: &Run) -> Result<u8, Failure> {
 }
 
 fn run_daemon(place: &Place, args: &Run) -> Result<(), Failure> {
+    let opened = Opened::open(&place.layout, Mode::Daemon)?;
+    let (defaults, terminal, channels) = settings(place, args, &opened.options())?;
     let options = RunOptions {
         max_parallel: args.max_parallel,
         only: args.stage.clone(),
         no_merge: args.no_merge,
         no_sandbox: args.no_sandbox,
-        terminal: terminal(args)?,
+        terminal,
         on_limit: args.on_limit,
-        defaults: Defaults::default(),
+        defaults,
         restarted: args.restarted,
         backoff_ms: std::env::var("LOOM_BACKOFF_MS").ok().and_then(|text| text.parse().ok()),
         watch_ms: std::env::var("LOOM_WATCH_MS").ok().and_then(|text| text.parse().ok()),
     };
-    let opened = Opened::open(&place.layout, Mode::Daemon)?;
     let is_foreground = args.foreground;
-    let result = opened.run(options, || {
+    let result = opened.run(options, &channels, || {
         let _ = fs_err::remove_file(place.layout.gave_up());
         if !is_foreground {
             say(READY);
@@ -248,7 +291,7 @@ fn silence_stdout() -> std::io::Result<()> {
 }
 
 /// The daemon's log: `.work/daemon.log`; `LOOM_LOG` sets the level.
-fn log_to(place: &Place) -> Result<(), Failure> {
+pub(super) fn log_to(place: &Place) -> Result<(), Failure> {
     fs_err::create_dir_all(&place.layout.work)?;
     let level = match std::env::var("LOOM_LOG").unwrap_or_default().to_lowercase().as_str() {
         "error" => tracing::Level::ERROR,
@@ -277,6 +320,7 @@ fn announce(status: &Status) {
 /// Prints every change until nothing goes on without a person.
 fn watch(place: &Place) -> Result<u8, Failure> {
     let mut seen = show::Seen::default();
+    let mut bell = Bell::of(place, Some(Vec::new()));
     loop {
         let mut client = match Client::connect(&place.layout) {
             Ok(client) => client,
@@ -289,6 +333,7 @@ fn watch(place: &Place) -> Result<u8, Failure> {
         loop {
             match client.next_status() {
                 Ok(status) => {
+                    bell.ring(&status);
                     for line in seen.changes(&status) {
                         ui::line(line);
                     }
@@ -302,6 +347,7 @@ fn watch(place: &Place) -> Result<u8, Failure> {
         }
     }
     let status = client::status(&place.layout)?;
+    bell.ring(&status);
     for line in seen.changes(&status) {
         ui::line(line);
     }

@@ -3,6 +3,7 @@
 use crate::cli::args::Status;
 use crate::cli::failure::{Failure, exit};
 use crate::cli::place::Place;
+use crate::cli::show::Bell;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
 use crate::daemon::ReadOnly;
@@ -51,7 +52,9 @@ pub fn plain(place: &Place) -> Result<u8, Failure> {
 /// Repaints on every change; nothing is polled.
 fn live(place: &Place) -> Result<u8, Failure> {
     let color = ui::has_color();
-    let paint = |status: &crate::wire::status::Status| {
+    let mut bell = Bell::of(place, None);
+    let mut paint = |status: &crate::wire::status::Status| {
+        bell.ring(status);
         ui::data(&format!("\x1b[H\x1b[2J{}", picture::render(status, color)));
     };
     match Client::connect(&place.layout) {
