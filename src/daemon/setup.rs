@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -332,6 +333,9 @@ fn shown(git: &Git, dir: &Path) -> Result<BTreeMap<String, String>, GitError> {
 }
 
 fn environment(layout: &Layout, operator: &Operator, stage: &str) -> std::io::Result<Vec<(String, String)>> {
+    // Worktrees that are made ready at the same time share the home.
+    static HOME: Mutex<()> = Mutex::new(());
+    let _held = HOME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut environment = operator.prepare(&layout.setup_home())?;
     environment.push(("LOOM_STAGE".to_owned(), stage.to_owned()));
     Ok(environment)

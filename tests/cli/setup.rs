@@ -58,8 +58,10 @@ fn a_setup_that_was_cut_off_is_done_again_and_its_processes_are_ended() {
     env.loom(&["run"]).ok();
     env.until_said("said", "begun");
     env.until("status says so", || env.stage("a")["detail"] == "setting up");
+    let follower = env.spawn(&["logs", "-f", "a"]);
     kill(env.daemon_pid());
     env.until_said("said", "begun\nbegun");
+    env.wait_child(follower).ok().has("$ sleep 987");
     assert_eq!(env.pids("sleep 987").len(), 2, "a shell and its child: what the first try started is gone");
     env.go("go");
     env.until_said("said", "done\nagent");
@@ -179,4 +181,18 @@ fn commits_of_the_users_own_are_proven_where_the_setups_have_run() {
     let _ = std::fs::remove_dir_all(env.path().join("cache"));
     env.run().ends(5);
     assert_eq!(env.git(&["show", "loom/_plan/plan:own.txt"]), "own");
+}
+
+#[test]
+fn worktrees_are_set_up_side_by_side() {
+    let mut env = Env::new();
+    // Settings and downloads of the operator's that each of them finds in its home.
+    std::fs::create_dir_all(std::path::Path::new(&env.var("HOME")).join(".m2/repository")).unwrap();
+    std::fs::create_dir_all(std::path::Path::new(&env.var("HOME")).join(".cargo/registry")).unwrap();
+    env.set("LOOM_BACKOFF_MS", "60000");
+    let setup = "test -d $HOME/.m2/repository && test -s $HOME/.gitconfig && echo set up >> @OUT@/said";
+    let of = |id: &str| stage(id).with(&yaml("setup", &[setup]));
+    env.load(&plan_with("max_parallel: 6", &["a", "b", "c", "d", "e", "f"].map(of)));
+    env.finish();
+    assert_eq!(env.said("said").lines().count(), 7, "six worktrees, and the proof checkout once");
 }

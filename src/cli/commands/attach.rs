@@ -1,7 +1,12 @@
 //! `loom attach` and `loom logs`: what a session shows and printed.
 
+use std::io::{self, Write};
+use std::path::Path;
 use std::str::FromStr;
 
+use crate::base::text::printable;
+use crate::base::wait::{Interest, wait};
+use crate::base::{fs, watch};
 use crate::cli::args::{Attach, Logs};
 use crate::cli::failure::{Failure, exit};
 use crate::cli::place::Place;
@@ -19,8 +24,7 @@ pub fn attach(place: &Place, args: &Attach) -> Result<u8, Failure> {
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .ok_or_else(|| Failure::user(format!("session `{session}` has not started yet")).hint("loom status"))?;
-    let Some(socket) =
-        record.attach_socket.filter(|_| crate::base::fs::is_locked(&HostFolder::new(&dir).lock()).unwrap_or(false))
+    let Some(socket) = record.attach_socket.filter(|_| fs::is_locked(&HostFolder::new(&dir).lock()).unwrap_or(false))
     else {
         let what = format!("session `{session}` has no live terminal");
         return Err(Failure::user(what).hint(format!("loom logs {session}")));
@@ -40,20 +44,17 @@ pub fn attach(place: &Place, args: &Attach) -> Result<u8, Failure> {
 }
 
 pub fn logs(place: &Place, args: &Logs) -> Result<u8, Failure> {
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     let result = match &args.target {
-        None => {
-            use std::io::Write;
-            match fs_err::read(place.layout.daemon_log()) {
-                Ok(bytes) => out.write_all(&bytes),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-            }
-        }
+        None => match fs_err::read(place.layout.daemon_log()) {
+            Ok(bytes) => out.write_all(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        },
         Some(target) => {
             let session = find(place, target)?;
             let dir = place.layout.session(&session);
-            let has_setup = show_setup(place, target, &mut out)?;
+            let has_setup = show_setup(place, target, args.follow, &mut out)?;
             if !dir.exists() {
                 if has_setup {
                     return Ok(exit::OK);
@@ -68,24 +69,52 @@ pub fn logs(place: &Place, args: &Logs) -> Result<u8, Failure> {
         }
     };
     match result {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::OK),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(exit::OK),
         other => Ok(other.map(|()| exit::OK)?),
     }
 }
 
 /// What `setup` and `teardown` of a stage's worktree printed, before the words of its session.
-fn show_setup(place: &Place, target: &str, out: &mut dyn std::io::Write) -> Result<bool, Failure> {
+/// False: nothing.
+fn show_setup(place: &Place, target: &str, follow: bool, out: &mut dyn Write) -> Result<bool, Failure> {
     let read = ReadOnly::open(&place.layout)?;
-    let stage = StageId::from_str(target).ok();
-    let stage =
-        stage.and_then(|id| read.world.run.as_ref().and_then(|run| run.stages.get(&id)).map(|stage| (id, stage)));
-    let Some((id, stage)) = stage else { return Ok(false) };
-    let newest = read.world.run.as_ref().and_then(|run| run.sessions.get(&SessionId::of(&id, stage.sessions)));
+    let Some(run) = &read.world.run else { return Ok(false) };
+    let Some(stage) = StageId::from_str(target).ok().and_then(|id| run.stages.get(&id)) else { return Ok(false) };
+    let id = &stage.spec.id;
+    let newest = run.sessions.get(&SessionId::of(id, stage.sessions));
     let folder = newest.map_or(id.as_str(), |session| session.worktree.as_str());
-    let Ok(log) = fs_err::read(place.layout.setup_log(folder)) else { return Ok(false) };
-    match out.write_all(crate::base::text::printable(&String::from_utf8_lossy(&log)).as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(!log.is_empty()),
+    let log = place.layout.setup_log(folder);
+    if !log.exists() {
+        return Ok(false);
+    }
+    match follow_setup(&log, &place.layout.setup_lock(folder), follow, out) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(true),
+    }
+}
+
+/// Prints the log in whole lines; with `follow`, goes on for as long as somebody holds the lock.
+fn follow_setup(log: &Path, lock: &Path, follow: bool, out: &mut dyn Write) -> io::Result<()> {
+    let changes = if follow { Some(watch::growth(log.parent().unwrap_or(log))?) } else { None };
+    let mut printed = 0;
+    loop {
+        let is_over = changes.is_none() || !fs::is_locked(lock)?;
+        let bytes = fs_err::read(log)?;
+        let end = match bytes.iter().rposition(|byte| *byte == b'\n') {
+            Some(last) if !is_over => last + 1,
+            None if !is_over => 0,
+            _ => bytes.len(),
+        };
+        let new = bytes.get(printed..end).unwrap_or_default();
+        out.write_all(printable(&String::from_utf8_lossy(new)).as_bytes())?;
+        out.flush()?;
+        printed = end;
+        let Some(changes) = changes.as_ref().filter(|_| !is_over) else { return Ok(()) };
+        wait(&[Interest::read(changes)], None)?;
+        // The kernel reports the close of a lock a moment before it gives it back.
+        if watch::names(changes).iter().any(|name| Some(name.as_os_str()) == lock.file_name()) {
+            fs::wait_unlocked(lock)?;
+        }
     }
 }
 
