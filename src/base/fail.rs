@@ -48,6 +48,8 @@ points! {
     AfterEndSession "effect.end-session.after"
     BeforeInspect "effect.inspect.before"
     AfterInspect "effect.inspect.after"
+    BeforeLookAtBase "effect.look-at-base.before"
+    AfterLookAtBase "effect.look-at-base.after"
     BeforeProve "effect.prove.before"
     AfterProve "effect.prove.after"
     BeforeLand "effect.land.before"

@@ -67,7 +67,7 @@ fn cargo_begins(line: &str) -> bool {
 }
 
 /// A line without the colours of a terminal.
-fn plain(line: &str) -> String {
+pub(super) fn plain(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut chars = line.chars();
     while let Some(c) = chars.next() {

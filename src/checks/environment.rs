@@ -208,6 +208,16 @@ impl Operator {
         out
     }
 
+    /// Digest of everything that a check sees of the operator.
+    pub fn digest(&self) -> String {
+        let mut all = serde_json::to_vec(&self.summary()).unwrap_or_default();
+        for (path, content) in &self.settings {
+            all.extend_from_slice(path.as_os_str().as_encoded_bytes());
+            all.extend_from_slice(content);
+        }
+        sha256(&all)[..16].to_owned()
+    }
+
     /// Programs on `PATH` that appeared, changed or went since the daemon started, with a digest of
     /// them all. None: nothing did.
     pub fn changed_programs(&self) -> Option<(String, Vec<String>)> {

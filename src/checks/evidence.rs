@@ -57,7 +57,7 @@ impl Bundle {
             version: VERSION,
             loom: env!("CARGO_PKG_VERSION").to_owned(),
             claim,
-            passed: checks.iter().all(|check| check.passed),
+            passed: checks.iter().all(CheckResult::holds),
             checks,
             environment: operator.summary(),
             at: crate::base::clock::now(),
@@ -85,7 +85,7 @@ impl Bundle {
         if self.version != VERSION {
             wrong.push(format!("it has version {}; this Loom reads {VERSION}", self.version));
         }
-        if self.passed != self.checks.iter().all(|check| check.passed) {
+        if self.passed != self.checks.iter().all(CheckResult::holds) {
             wrong.push("its verdict is not that of its checks".to_owned());
         }
         if self.passed && self.checks.is_empty() {

@@ -1,9 +1,11 @@
 //! Checks: carries out what the plan says must hold, in the proof checkout, and
 //! judges what it did. Never believes anybody else.
 
+mod baseline;
 mod counts;
 mod environment;
 mod evidence;
+mod identity;
 mod inspect;
 mod judging;
 mod runner;
@@ -21,13 +23,19 @@ pub use judging::{Judges, touched};
 pub use runner::{Lifeline, main};
 pub use setup::{Preparation, carry_out, inputs};
 
-use crate::model::check::{Check, Criteria};
+use crate::model::baseline::Before;
+use crate::model::check::{ChangeImpact, Check, Criteria, Setup};
 use crate::model::stage::CheckResult;
 
 /// Why checks could not be run at all; says nothing about the work.
 #[derive(Debug, thiserror::Error)]
-#[error("the checks could not be run: {0}")]
-pub struct CheckError(#[from] std::io::Error);
+pub enum CheckError {
+    #[error("the checks could not be run: {0}")]
+    Io(#[from] std::io::Error),
+    /// By [`Lifeline::cut`].
+    #[error("the checks made way for others")]
+    Cut,
+}
 
 /// Where checks run and where they leave their evidence.
 #[derive(Debug, Clone)]
@@ -47,10 +55,12 @@ pub struct Place<'a> {
 pub struct Suite<'a> {
     pub checks: &'a [Check],
     pub criteria: &'a Criteria,
+    /// Compares the failures of a whole suite with those on the base.
+    pub impact: Option<&'a ChangeImpact>,
 }
 
 impl Suite<'_> {
-    fn commands(&self) -> Vec<verdict::Command> {
+    fn plain_commands(&self) -> Vec<verdict::Command> {
         let after = self.criteria.after.iter();
         let wiring = self.criteria.wiring_tests.iter().map(|test| &test.check);
         let plain = self.checks.iter().chain(after).chain(wiring).map(verdict::Command::of);
@@ -58,7 +68,8 @@ impl Suite<'_> {
     }
 }
 
-/// Runs the commands one after the other, then looks at `tree`; judges all of it.
+/// Runs the commands one after the other, then looks at `tree`. What is compared with the base is
+/// not judged yet: [`Suite::compare`] does that.
 pub fn run_all(suite: &Suite, place: &Place, tree: &Tree) -> Result<Vec<CheckResult>, CheckError> {
     let mut results = run(suite.commands(), place, &Lifeline::default())?;
     results.extend(inspect::look(suite.criteria, tree));
@@ -68,6 +79,37 @@ pub fn run_all(suite: &Suite, place: &Place, tree: &Tree) -> Result<Vec<CheckRes
 /// Runs checks that are commands and nothing else, for as long as the lifeline holds.
 pub fn run_checks(checks: &[Check], place: &Place, lifeline: &Lifeline) -> Result<Vec<CheckResult>, CheckError> {
     run(checks.iter().map(verdict::Command::of).collect(), place, lifeline)
+}
+
+/// Runs those checks on the base that `is_missing` asks for by their keys. `place`: or why there is
+/// none to run in, so that every command fails.
+pub fn run_on_base(
+    suite: &Suite,
+    is_missing: &dyn Fn(&str) -> bool,
+    (place, tree): (Result<&Place, String>, &Tree),
+    lifeline: &Lifeline,
+) -> Result<Vec<Before>, CheckError> {
+    let (commands, labels) = suite.asked();
+    let (keys, commands): (Vec<String>, Vec<_>) = commands.into_iter().filter(|(key, _)| is_missing(key)).unzip();
+    let results = match place {
+        Ok(place) => run(commands, place, lifeline)?,
+        Err(why) => commands.iter().map(|command| verdict::nowhere(command, &why)).collect(),
+    };
+    let mut found: Vec<Before> = keys.into_iter().zip(results).map(|(key, result)| Before { key, result }).collect();
+    if labels.iter().any(|label| is_missing(label)) {
+        let looked = inspect::look(suite.criteria, tree);
+        found.extend(labels.into_iter().zip(looked).map(|(key, result)| Before { key, result }));
+    }
+    Ok(found)
+}
+
+/// Digest of what else a result depends on besides the tree and the command.
+pub fn conditions(operator: &Operator, setup: &[Setup]) -> String {
+    if setup.is_empty() {
+        return operator.digest();
+    }
+    let setup = setup::inputs(setup, &[]);
+    crate::base::text::sha256(format!("{} {setup}", operator.digest()).as_bytes())[..16].to_owned()
 }
 
 fn run(commands: Vec<verdict::Command>, place: &Place, lifeline: &Lifeline) -> Result<Vec<CheckResult>, CheckError> {
@@ -84,5 +126,8 @@ fn run(commands: Vec<verdict::Command>, place: &Place, lifeline: &Lifeline) -> R
         lock: None,
         stops: false,
     };
-    Ok(runner::run(&order, lifeline)?)
+    match runner::run(&order, lifeline) {
+        Err(_) if lifeline.is_cut() => Err(CheckError::Cut),
+        ran => Ok(ran?),
+    }
 }

@@ -1,14 +1,17 @@
 //! What a command did, judged. Pure: the same output, the same verdict.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::counts;
-use crate::base::text::{printable, tail};
-use crate::model::check::{Check, DeadCode};
-use crate::model::limits::{CHECK_FAILURES_MAX, CHECK_OUTPUT_BYTES_MAX, CHECK_TAIL_BYTES_MAX, CHECK_TIMEOUT};
+use super::identity::{fingerprint, identity};
+use crate::base::text::{printable, sha256, tail};
+use crate::model::check::{ChangeImpact, Check, DeadCode, Policy};
+use crate::model::limits::{
+    CHECK_FAILURES_MAX, CHECK_OUTPUT_BYTES_MAX, CHECK_TAIL_BYTES_MAX, CHECK_TIMEOUT, IMPACT_FAILURES_MAX,
+};
 use crate::model::session::Exit;
 use crate::model::stage::CheckResult;
 
@@ -28,6 +31,10 @@ pub(super) struct Command {
     /// It proves nothing and only has to succeed: what it says of tests does not count.
     #[serde(default)]
     pub(super) is_preparation: bool,
+    /// It is not judged here: its failures are compared with those of another tree. This is the
+    /// name of its result.
+    #[serde(default)]
+    pub(super) lists_for: Option<String>,
 }
 
 impl Command {
@@ -38,7 +45,26 @@ impl Command {
             ignore_patterns: Vec::new(),
             failure_patterns: Vec::new(),
             is_preparation: false,
+            lists_for: None,
         }
+    }
+
+    /// One side of a comparison.
+    pub(super) fn of_impact(impact: &ChangeImpact, command: &str) -> Command {
+        Command {
+            failure_patterns: impact.failure_patterns.clone(),
+            lists_for: Some(impact.label()),
+            ..Command::of(&Check::command(command))
+        }
+    }
+
+    /// Digest of what is run and how it is judged: the same key, the same question.
+    pub(super) fn key(&self) -> String {
+        let check = &self.check;
+        let check = Check { guard: false, retries: 0, policy: Policy::Fail, description: None, ..check.clone() };
+        let lists_for = self.lists_for.as_ref().map(|_| String::new());
+        let plain = Command { check, lists_for, ..self.clone() };
+        sha256(&serde_json::to_vec(&plain).unwrap_or_default())[..16].to_owned()
     }
 
     /// A tool that names dead code: its lines count, and its exit status only when it did not run.
@@ -75,15 +101,24 @@ pub(super) fn judge(command: &Command, ran: &Ran) -> CheckResult {
     let (stdout, stderr) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     let both = if stderr.is_empty() { stdout.clone().into_owned() } else { format!("{stdout}{stderr}") };
     let said = counts::read(&both);
-    let why = unmet(command, ran, &stdout, &stderr)
+    let mut why = unmet(command, ran, &stdout, &stderr)
         .or_else(|| {
             counts::objection(&command.check.command, &said)
                 .filter(|_| command.check.exit_code == 0 && !command.is_preparation)
         })
         .or_else(|| forbidden_line(command, &both));
-    let failures = if why.is_some() { failures(command, &both) } else { Vec::new() };
+    let failures = if command.lists_for.is_some() {
+        let found = listed(command, &both, why.as_deref());
+        why = Some("it was not compared with the base".to_owned());
+        found
+    } else if why.is_some() {
+        failures(&both)
+    } else {
+        Vec::new()
+    };
     CheckResult {
-        command: command.check.command.clone(),
+        command: command.lists_for.as_ref().unwrap_or(&command.check.command).clone(),
+        identity: why.as_deref().map(|why| fingerprint(why, &both)).unwrap_or_default(),
         passed: why.is_none(),
         why,
         exit: match ran.exit {
@@ -92,13 +127,24 @@ pub(super) fn judge(command: &Command, ran: &Ran) -> CheckResult {
         },
         duration_ms: u64::try_from(ran.duration.as_millis()).unwrap_or(u64::MAX),
         tail: printable(tail(&both, CHECK_TAIL_BYTES_MAX)).into_owned(),
-        output_sha256: crate::base::text::sha256(&[ran.stdout.as_slice(), ran.stderr.as_slice()].concat()),
+        output_sha256: sha256(&[ran.stdout.as_slice(), ran.stderr.as_slice()].concat()),
         evidence: String::new(),
         evidence_sha256: String::new(),
         counts: said.counts,
         failed_runs: 0,
         leftovers: ran.leftovers.clone(),
         failures,
+        ..CheckResult::default()
+    }
+}
+
+/// A command that there is no place to run in.
+pub(super) fn nowhere(command: &Command, why: &str) -> CheckResult {
+    CheckResult {
+        command: command.lists_for.as_ref().unwrap_or(&command.check.command).clone(),
+        identity: fingerprint(why, ""),
+        why: Some(why.to_owned()),
+        ..CheckResult::default()
     }
 }
 
@@ -159,31 +205,45 @@ pub(super) fn any_of(patterns: &[String]) -> Result<Option<regex::RegexSet>, Str
         .map_err(|error| format!("the plan's expression cannot be read: {error}"))
 }
 
-/// The failures in an output, each by a name that stays when line numbers and times change.
-fn failures(command: &Command, output: &str) -> Vec<String> {
-    let mut found = BTreeSet::new();
-    if let Ok(Some(patterns)) = any_of(&command.failure_patterns) {
-        found.extend(output.lines().filter(|line| patterns.is_match(line)).map(identity));
-    } else {
-        found.extend(output.lines().filter_map(counts::failed_test).map(|name| printable(&name).into_owned()));
-    }
+/// The failed tests in an output, by the names that common runners give them.
+fn failures(output: &str) -> Vec<String> {
+    let names = output.lines().filter_map(counts::failed_test);
+    let found: BTreeSet<String> = names.map(|name| printable(&name).into_owned()).collect();
     found.into_iter().take(CHECK_FAILURES_MAX).collect()
 }
 
-/// A line without what differs from run to run: times, addresses and line numbers.
-pub(super) fn identity(line: &str) -> String {
-    let mut out = String::new();
-    let mut in_digits = false;
-    for c in line.trim().chars() {
-        let is_digit = c.is_ascii_digit();
-        if is_digit && !in_digits {
-            out.push('#');
-        } else if !is_digit {
-            out.push(c);
+/// Every failure in the output of a whole suite: what the plan's expressions name, else what common
+/// runners do. Two of one name are two. One that says nothing of a failure and fails is one itself.
+/// One more than the limit: there are more.
+fn listed(command: &Command, output: &str, why: Option<&str>) -> Vec<String> {
+    let compiled: Result<Vec<regex::Regex>, _> =
+        command.failure_patterns.iter().map(|one| regex::Regex::new(one)).collect();
+    let patterns = match compiled {
+        Ok(patterns) => patterns,
+        Err(error) => return vec![format!("the plan's expression cannot be read: {error}")],
+    };
+    let name = |line: &str| {
+        if patterns.is_empty() {
+            return counts::failed_test(line).map(|name| printable(&name).into_owned());
         }
-        in_digits = is_digit;
+        let line = counts::plain(line);
+        let found = patterns.iter().find_map(|pattern| pattern.captures(&line))?;
+        let group = (1..found.len()).find_map(|at| found.get(at)).or_else(|| found.get(0))?;
+        Some(identity(group.as_str()))
+    };
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for line in output.lines() {
+        if let Some(name) = name(line).filter(|name| !name.is_empty()) {
+            *times.entry(name).or_default() += 1;
+        }
     }
-    printable(&out).into_owned()
+    if times.is_empty() {
+        return why.map(|why| format!("the command itself: {}", identity(why))).into_iter().collect();
+    }
+    let each = times
+        .into_iter()
+        .flat_map(|(name, n)| (1..=n).map(move |at| if at == 1 { name.clone() } else { format!("{name} ({at})") }));
+    each.take(IMPACT_FAILURES_MAX + 1).collect()
 }
 
 /// The start and the end of `bytes`, within `most`, with a line that says what is left out.
@@ -258,15 +318,33 @@ mod tests {
 
     #[test]
     fn failures_have_names_that_stay() {
-        let failed = |out: &str, patterns: &[&str]| {
-            let mut command = Command::of(&Check::command("t"));
-            command.failure_patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
-            judge(&command, &ran(Exit::Code { code: 1 }, out, "")).failures
-        };
+        let failed =
+            |out: &str| judge(&Command::of(&Check::command("t")), &ran(Exit::Code { code: 1 }, out, "")).failures;
         let one = "test a::b ... FAILED\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; finished in 0.10s";
-        assert_eq!(failed(one, &[]), ["a::b"]);
-        assert_eq!(failed("x.c:10: boom after 12 ms\nfine", &["boom"]), failed("x.c:9: boom after 7 ms", &["boom"]));
-        assert_ne!(failed("boom", &["b"]), failed("bang", &["b"]));
+        assert_eq!(failed(one), ["a::b"]);
+    }
+
+    #[test]
+    fn a_suite_names_its_failures_and_is_one_where_it_names_none() {
+        let impact = |patterns: &[&str]| ChangeImpact {
+            baseline_command: "t".to_owned(),
+            compare_command: None,
+            failure_patterns: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            policy: crate::model::check::ImpactPolicy::Fail,
+        };
+        let listed = |out: &str, code: i32, patterns: &[&str]| {
+            judge(&Command::of_impact(&impact(patterns), "t"), &ran(Exit::Code { code }, out, "")).failures
+        };
+        assert_eq!(
+            listed("FAIL a.c:10 boom\nfine\nFAIL b 2\nFAIL b 2", 1, &["^FAIL (.*)"]),
+            ["a.c:# boom", "b 2", "b 2 (2)"]
+        );
+        assert_eq!(listed("FAIL a", 0, &["^FAIL"]), ["FAIL"], "the whole match, whatever the exit status");
+        assert_eq!(listed("test a::b ... FAILED", 1, &[]), ["a::b"]);
+        assert_eq!(listed("it does not compile", 2, &["^FAIL"]), ["the command itself: exit status 2, expected 0"]);
+        assert_eq!(listed("fine", 0, &["^FAIL"]), [""; 0]);
+        let many: String = (0..2_000).map(|n| format!("FAIL {n}\n")).collect();
+        assert_eq!(listed(&many, 1, &["^FAIL .*"]).len(), IMPACT_FAILURES_MAX + 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The journal in sentences: one a fact, with who was behind it.
 
+use crate::kernel::text;
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::ids::StageId;
 use crate::model::session::{EndReason, Preparing};
@@ -163,6 +164,13 @@ fn tell_stage(id: &str, change: &StageChange) -> Sentence {
         StageChange::Submitted { commit } => says(format!("`{id}` is submitted")).with(format!("commit {commit}")),
         StageChange::ProofStarted { tip } => says(format!("`{id}` is merged with {} and proven", tip.short())),
         StageChange::Requeued => says(format!("`{id}` waits for its turn again")),
+        StageChange::BaselineWanted => {
+            says(format!("the checks of `{id}` are run on its base while its session works"))
+        }
+        StageChange::BaselineTaken { baseline } => {
+            says(format!("the checks of `{id}` were run on its base {}", baseline.base.short()))
+                .with_all(shown(&baseline.checks.iter().map(|before| before.result.clone()).collect::<Vec<_>>()))
+        }
         StageChange::Returned { failure } => {
             says(format!("`{id}` is not accepted, and its session goes on: {}", failure.text))
                 .with_all(shown(&failure.checks))
@@ -254,7 +262,8 @@ fn shown(checks: &[CheckResult]) -> Vec<String> {
             "" => "it printed nothing".to_owned(),
             file => format!("{file}, sha256 {}", check.output_sha256),
         };
-        format!("{mark} `{}`{why}: {output}", check.command)
+        let base = text::about_base(check).map(|about| format!(" ({about})")).unwrap_or_default();
+        format!("{mark} `{}`{why}{base}: {output}", check.command)
     };
     checks.iter().map(line).collect()
 }

@@ -103,7 +103,7 @@ impl Landing {
                 if checks.is_empty() && !self.is_approved {
                     wrong("and nothing was checked".to_owned());
                 }
-                if let Some(check) = checks.iter().find(|check| !check.passed) {
+                if let Some(check) = checks.iter().find(|check| !check.holds()) {
                     wrong(format!("and `{}` had failed", check.command));
                 }
             }

@@ -11,6 +11,7 @@ use crate::base::fail::{self, Point};
 use crate::base::layout::Layout;
 use crate::base::process;
 use crate::checks::{Lifeline, Operator};
+use crate::daemon::checkout::{Checkout, Inside};
 use crate::daemon::dispatcher::Message;
 use crate::git::{Anchored, Farewell, Followed, Git, GitError, Own, Refs};
 use crate::host::control::{self, Waiting};
@@ -30,6 +31,7 @@ pub(super) struct Context {
     /// Opened at the first effect that needs it.
     git: Mutex<Option<Git>>,
     own: Mutex<Option<Own>>,
+    pub(super) checkout: Checkout,
     /// The accepted fingerprint of the repository's configuration.
     config: Mutex<String>,
     /// The journal's newest durable record that this process wrote.
@@ -58,6 +60,7 @@ impl Executor {
             layout,
             git: Mutex::new(None),
             own: Mutex::new(None),
+            checkout: Checkout::default(),
             config: Mutex::new(String::new()),
             head: Mutex::new(None),
             places: Mutex::new(BTreeMap::new()),
@@ -152,6 +155,7 @@ fn points(effect: &Effect) -> (Point, Point) {
         Effect::Watch { .. } | Effect::LookAtSession { .. } => (Point::BeforeWatch, Point::AfterWatch),
         Effect::EndSession { .. } => (Point::BeforeEndSession, Point::AfterEndSession),
         Effect::Inspect { .. } => (Point::BeforeInspect, Point::AfterInspect),
+        Effect::LookAtBase(_) => (Point::BeforeLookAtBase, Point::AfterLookAtBase),
         Effect::Prove(_) => (Point::BeforeProve, Point::AfterProve),
         Effect::Land { .. } => (Point::BeforeLand, Point::AfterLand),
         Effect::FollowBase { .. } => (Point::BeforeFollowBase, Point::AfterFollowBase),
@@ -200,6 +204,31 @@ impl Context {
         slot.clone().ok_or_else(poisoned)
     }
 
+    /// Goes into the proof checkout, alone, with nothing in it that the last one did not leave. None:
+    /// a person has to answer a question first.
+    pub(super) fn enter(
+        &self,
+        kept: Option<&str>,
+        programs: Option<&String>,
+    ) -> Result<Option<(MutexGuard<'_, Inside>, Git, Own)>, String> {
+        let text = |error: GitError| error.to_string();
+        let mut inside = self.checkout.enter().map_err(text)?;
+        let git = self.git().map_err(text)?;
+        let own = self.own().map_err(text)?;
+        // Programs are looked at while the checkout is.
+        let (changed, secured) = std::thread::scope(|scope| {
+            let changed = scope.spawn(|| self.operator().changed_programs());
+            (changed.join(), inside.secure(&git, &own, kept))
+        });
+        secured.map_err(text)?;
+        let changed = changed.map_err(|_| "looking at PATH broke off".to_owned())?;
+        if let Some((fingerprint, changed)) = changed.filter(|(now, _)| programs != Some(now)) {
+            self.send(None, Event::ProgramsSeen { fingerprint, changed });
+            return Ok(None);
+        }
+        Ok(Some((inside, git, own)))
+    }
+
     /// What checks see of the operator: recorded once, before any session of this daemon starts.
     pub(super) fn operator(&self) -> &Operator {
         self.operator.get_or_init(|| Operator::record(&[&self.layout.worktrees(), &self.layout.cache()]))
@@ -237,6 +266,7 @@ impl Context {
             Effect::Inspect { stage, session, worktree, base, request } => {
                 self.inspect(stage, session, &self.layout.worktree(&worktree), &base, request)
             }
+            Effect::LookAtBase(look) => super::base::look(self, &look),
             Effect::Prove(prove) => super::land::prove(self, &prove),
             Effect::Land { entry, branch, tip, landing } => super::land::land(self, entry, &branch, tip, landing),
             Effect::FollowBase { plan_branch, branch, from, to } => self.follow(&plan_branch, &branch, &from, &to),

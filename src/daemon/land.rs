@@ -4,20 +4,24 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::base::layout::Layout;
-use crate::checks::{self, Bundle, Claim, Judges, Place, Suite, Tree};
+use crate::checks::{self, Bundle, Claim, Judges, Lifeline, Place, Suite, Tree};
+use crate::daemon::base::{NotFound, find_out};
+use crate::daemon::checkout::{Inside, Seen};
 use crate::daemon::executor::{Context, plan_name};
 use crate::git::{Commit, Followed, Git, GitError, Merged, Own};
+use crate::model::baseline::{Baseline, Before};
 use crate::model::effect::Prove;
 use crate::model::event::{AloneVerdict, Entry, Event, EvidenceRef, Proof};
-use crate::model::ids::Oid;
+use crate::model::ids::{Oid, StageId};
 use crate::model::judge::{Change, Side, Touched};
+use crate::model::limits::SINCE_SHOWN_MAX;
 use crate::model::stage::CheckResult;
 
 pub(super) fn prove(context: &Context, prove: &Prove) -> Event {
     let mut left = Left::default();
     let proof = run_proof(context, prove, &mut left).unwrap_or_else(|why| Proof::Broken { why });
-    let Left { kept, evidence } = left;
-    Event::Proved { entry: prove.entry.clone(), tip: prove.tip.clone(), proof, kept, evidence }
+    let Left { kept, evidence, baseline } = left;
+    Event::Proved { entry: prove.entry.clone(), tip: prove.tip.clone(), proof, kept, evidence, baseline }
 }
 
 /// What a proof leaves behind, whatever its verdict.
@@ -26,30 +30,18 @@ struct Left {
     /// Digest of what the proof checkout holds.
     kept: Option<String>,
     evidence: Vec<EvidenceRef>,
+    baseline: Option<Box<Baseline>>,
 }
 
 fn run_proof(context: &Context, prove: &Prove, left: &mut Left) -> Result<Proof, String> {
     let text = |error: GitError| error.to_string();
-    let git = context.git().map_err(text)?;
-    let own = context.own().map_err(text)?;
-    // Programs are looked at while the checkout is.
-    let (changed, secured) = std::thread::scope(|scope| {
-        let changed = scope.spawn(|| context.operator().changed_programs());
-        (changed.join(), own.secure(&git, prove.kept.as_deref()))
-    });
-    match secured.map_err(text)? {
-        0 => {}
-        n if prove.kept.is_some() => {
-            super::setup::forget_in_proof(&own);
-            tracing::warn!("{n} files in the proof checkout are not what the last proof left: removed")
-        }
-        _ => {}
-    }
-    let changed = changed.map_err(|_| "looking at PATH broke off".to_owned())?;
-    if let Some((fingerprint, changed)) = changed.filter(|(now, _)| prove.programs.as_ref() != Some(now)) {
-        context.send(None, Event::ProgramsSeen { fingerprint, changed });
-        return Ok(Proof::Stopped);
-    }
+    let of = match &prove.entry {
+        Entry::Stage { stage } | Entry::Again { stage } => Some(stage),
+        Entry::Base => None,
+    };
+    let _proving = context.checkout.prove(of).map_err(text)?;
+    let entered = context.enter(prove.kept.as_deref(), prove.programs.as_ref())?;
+    let Some((mut inside, git, own)) = entered else { return Ok(Proof::Stopped) };
     let is_on_top = git.is_ancestor(&prove.tip, &prove.commit).map_err(text)?;
     let tree = if is_on_top {
         git.tree_of(&prove.commit).map_err(text)?
@@ -64,25 +56,42 @@ fn run_proof(context: &Context, prove: &Prove, left: &mut Left) -> Result<Proof,
         let commit = landing.commit(&own)?;
         return landing.passed(&git, prove, commit, checks.clone());
     }
+    let mut ground = Ground { context, inside: &mut inside, git: &git, own: &own, prove };
+    // Before the first verdict: whoever passes there already proves nothing about the stage.
+    let before = ground.base(of, &landing.tree, left)?;
     // The commit is made while its tree is put into the proof checkout.
     let (commit, checkout) = std::thread::scope(|scope| {
-        let checkout = scope.spawn(|| own.check_out(&landing.tree));
+        let checkout = scope.spawn(|| ground.inside.check_out(&own, &landing.tree));
         (landing.commit(&own), checkout.join())
     });
     let commit = commit?;
     checkout.map_err(|_| "the proof checkout broke off".to_owned())?.map_err(text)?;
-    let checks = run_checks(context, &git, &own, prove, (&landing.tree, &commit), left)?;
-    let is_green = checks.iter().all(|check| check.passed);
+    let checks = ground.run_checks((&landing.tree, &commit), before.as_ref(), left)?;
+    let is_green = checks.iter().all(CheckResult::holds);
     let alone = if is_green || is_on_top {
         AloneVerdict::SameTree
     } else {
         let own_tree = git.tree_of(&prove.commit).map_err(text)?;
-        own.check_out(&own_tree).map_err(text)?;
-        let results = run_checks(context, &git, &own, prove, (&own_tree, &prove.commit), left)?;
-        if results.iter().all(|check| check.passed) { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails }
+        ground.inside.check_out(&own, &own_tree).map_err(text)?;
+        let results = ground.run_checks((&own_tree, &prove.commit), before.as_ref(), left)?;
+        if results.iter().all(CheckResult::holds) { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails }
     };
-    left.kept = Some(own.record_kept().map_err(text)?);
-    if is_green { landing.passed(&git, prove, commit, checks) } else { Ok(Proof::Failed { checks, alone }) }
+    left.kept = Some(inside.leave(&own).map_err(text)?);
+    if is_green {
+        return landing.passed(&git, prove, commit, checks);
+    }
+    // What cannot be told any more is not told.
+    let work = prove.last.as_ref().and_then(|last| git.work_between(last, &prove.commit, SINCE_SHOWN_MAX).ok());
+    Ok(Proof::Failed { checks, alone, work: work.map(Box::new) })
+}
+
+/// Where a proof takes place.
+struct Ground<'a> {
+    context: &'a Context,
+    inside: &'a mut Inside,
+    git: &'a Git,
+    own: &'a Own,
+    prove: &'a Prove,
 }
 
 /// What would land.
@@ -126,7 +135,8 @@ impl<'a> Landing<'a> {
 /// Every command that decides about the work.
 fn commands(prove: &Prove) -> Vec<String> {
     let checks = prove.checks.iter().map(|check| check.command.clone());
-    checks.chain(prove.criteria.commands().map(str::to_owned)).collect()
+    let impact = prove.impact.iter().map(|impact| impact.now().to_owned());
+    checks.chain(prove.criteria.commands().map(str::to_owned)).chain(impact).collect()
 }
 
 /// Files that judge, as far as landing `tree` would change them on the plan branch.
@@ -158,49 +168,84 @@ pub(super) fn touched_paths(git: &Git, base: &Oid, tree: &Oid) -> Result<BTreeSe
     Ok(changes.list.into_iter().filter(|change| change.new.is_some()).map(|change| change.path).collect())
 }
 
-/// Runs the checks in the proof checkout, which holds the tree of `commit`.
-fn run_checks(
-    context: &Context,
-    git: &Git,
-    own: &Own,
-    prove: &Prove,
-    (tree, commit): (&Oid, &Oid),
-    left: &mut Left,
-) -> Result<Vec<CheckResult>, String> {
-    own.show_head(commit).map_err(|error| error.to_string())?;
-    let environment = context.operator().prepare(&own.home).map_err(|error| error.to_string())?;
-    let entry = match &prove.entry {
-        Entry::Stage { stage } | Entry::Again { stage } => stage.as_str(),
-        Entry::Base => "_base",
-    };
-    let evidence = evidence_folder(&context.layout, entry, commit);
-    let cwd = own.proof.join(&prove.working_dir);
-    if !cwd.is_dir() {
-        return Err(format!("the working_dir `{}` is not in the tree", prove.working_dir));
+impl Ground<'_> {
+    /// What the checks did on the stage's base. None: nothing is compared with it, or it is what is
+    /// about to be proven.
+    fn base(&mut self, of: Option<&StageId>, tree: &Oid, left: &mut Left) -> Result<Option<Baseline>, String> {
+        let Some(stage) = of.filter(|_| self.prove.compares) else { return Ok(None) };
+        if self.git.tree_of(&self.prove.base).map_err(|error| error.to_string())? == *tree {
+            return Ok(None);
+        }
+        let look = self.prove.look(stage);
+        let found = find_out(self.context, (self.inside, self.git, self.own), &look, &Lifeline::default());
+        let found = found.map_err(|why| match why {
+            NotFound::Trouble(why) => format!("on the stage's base: {why}"),
+            NotFound::MadeWay => "the look at the stage's base was ended".to_owned(),
+        })?;
+        left.evidence.extend(found.evidence);
+        left.baseline = found.is_new.then(|| Box::new(found.baseline.clone()));
+        Ok(Some(found.baseline))
     }
-    let set_up = super::setup::in_proof(&context.layout, own, context.operator(), &prove.setup, (tree, &evidence))?;
-    if let Some(failed) = set_up {
-        return Ok(vec![failed]);
+
+    /// Runs the checks in the proof checkout, which holds the tree of `commit`.
+    fn run_checks(
+        &mut self,
+        (tree, commit): (&Oid, &Oid),
+        before: Option<&Baseline>,
+        left: &mut Left,
+    ) -> Result<Vec<CheckResult>, String> {
+        let Ground { context, own, prove, .. } = self;
+        own.show_head(commit).map_err(|error| error.to_string())?;
+        let environment = context.operator().prepare(&own.home).map_err(|error| error.to_string())?;
+        let entry = match &prove.entry {
+            Entry::Stage { stage } | Entry::Again { stage } => stage.as_str(),
+            Entry::Base => "_base",
+        };
+        let evidence = evidence_folder(&context.layout, entry, commit);
+        let cwd = own.proof.join(&prove.working_dir);
+        if !cwd.is_dir() {
+            return Err(format!("the working_dir `{}` is not in the tree", prove.working_dir));
+        }
+        let needed = (tree, evidence.as_path(), &Lifeline::default());
+        let set_up = super::setup::in_proof(&context.layout, own, context.operator(), &prove.setup, needed)?;
+        if let Some(failed) = set_up {
+            return Ok(vec![failed]);
+        }
+        let place = Place { cwd: &cwd, work: &context.layout.work, evidence, environment };
+        let suite = Suite { checks: &prove.checks, criteria: &prove.criteria, impact: prove.impact.as_ref() };
+        let files = own.files().map_err(|error| error.to_string())?;
+        let touched = touched_paths(self.git, &prove.base, tree).map_err(|error| error.to_string())?;
+        let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &prove.working_dir };
+        let mut results = checks::run_all(&suite, &place, &looked).map_err(|error| error.to_string())?;
+        let environment = checks::conditions(context.operator(), &prove.setup);
+        let seen = |key: String| Seen {
+            tree: tree.clone(),
+            working_dir: prove.working_dir.clone(),
+            environment: environment.clone(),
+            key,
+        };
+        let keyed: Vec<Before> =
+            suite.keys_now().into_iter().zip(results.clone()).map(|(key, result)| Before { key, result }).collect();
+        for before in &keyed {
+            self.inside.remember(seen(before.key.clone()), &before.result);
+        }
+        if prove.compares {
+            suite.compare(&mut results, before.map_or(&keyed, |before| &before.checks));
+        }
+        let claim = Claim {
+            plan_path: prove.plan_path.clone(),
+            plan_sha256: prove.plan_sha256.clone(),
+            of: entry.to_owned(),
+            base: prove.base.clone(),
+            tip: prove.tip.clone(),
+            submitted: prove.commit.clone(),
+            commit: commit.clone(),
+            tree: tree.clone(),
+        };
+        let bundle = Bundle::new(claim, results.clone(), context.operator());
+        left.evidence.push(bundle.keep(&place).map_err(|error| error.to_string())?);
+        Ok(results)
     }
-    let place = Place { cwd: &cwd, work: &context.layout.work, evidence, environment };
-    let suite = Suite { checks: &prove.checks, criteria: &prove.criteria };
-    let files = own.files().map_err(|error| error.to_string())?;
-    let touched = touched_paths(git, &prove.base, tree).map_err(|error| error.to_string())?;
-    let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &prove.working_dir };
-    let results = checks::run_all(&suite, &place, &looked).map_err(|error| error.to_string())?;
-    let claim = Claim {
-        plan_path: prove.plan_path.clone(),
-        plan_sha256: prove.plan_sha256.clone(),
-        of: entry.to_owned(),
-        base: prove.base.clone(),
-        tip: prove.tip.clone(),
-        submitted: prove.commit.clone(),
-        commit: commit.clone(),
-        tree: tree.clone(),
-    };
-    let bundle = Bundle::new(claim, results.clone(), context.operator());
-    left.evidence.push(bundle.keep(&place).map_err(|error| error.to_string())?);
-    Ok(results)
 }
 
 pub(super) fn land(context: &Context, entry: Entry, branch: &str, tip: Oid, landing: Oid) -> Event {

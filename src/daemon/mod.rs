@@ -2,7 +2,9 @@
 //! touches everything else, the server lets clients in, the keeper restarts.
 
 pub mod audit;
+mod base;
 pub mod boot;
+mod checkout;
 pub mod dispatcher;
 pub mod doctor;
 pub mod executor;

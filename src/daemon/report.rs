@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::kernel::budget;
 use crate::kernel::lane;
 use crate::kernel::world::{BaseEntry, PlanEnd, Run, Stage, World};
-use crate::kernel::{next_step, text};
+use crate::kernel::{is_unproven, next_step, text};
 use crate::model::attention::Attention;
 use crate::model::budget::{Budget, Spent};
 use crate::model::limits::CONTEXT_BUDGET_DEFAULT;
@@ -116,8 +116,8 @@ fn row(world: &World, run: &Run, stage: &Stage, spent: Spent, now: Timestamp) ->
         started_at: stage.started_at,
         ended_at: stage.ended_at,
         checks: ChecksRow {
-            passed: stage.checks.iter().filter(|check| check.passed).count(),
-            failed: stage.checks.iter().filter(|check| !check.passed).count(),
+            passed: stage.checks.iter().filter(|check| check.holds()).count(),
+            failed: stage.checks.iter().filter(|check| !check.holds()).count(),
             total: run.required(spec).count(),
         },
         used: used_row(spent.since(stage.helping)),
@@ -196,7 +196,10 @@ fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
             .to_owned(),
         ),
         StageState::Gated { gate, .. } => run.gates.get(gate).map(|gate| gate.question.clone()),
-        StageState::Merged { landed, .. } => Some(format!("proven and landed as {}", landed.short())),
+        StageState::Merged { landed, .. } => Some(match is_unproven(run, stage, &stage.checks) {
+            true => format!("landed as {}; {}", landed.short(), text::UNPROVEN),
+            false => format!("proven and landed as {}", landed.short()),
+        }),
         StageState::Blocked { reason } => Some(reason.text.clone()),
         StageState::Skipped { reason, .. } => Some(reason.clone()),
     }

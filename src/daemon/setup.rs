@@ -234,7 +234,7 @@ pub(super) fn in_proof(
     own: &Own,
     operator: &Operator,
     setups: &[Setup],
-    (tree, evidence): (&Oid, &Path),
+    (tree, evidence, lifeline): (&Oid, &Path, &Lifeline),
 ) -> Result<Option<CheckResult>, String> {
     let io = |error: std::io::Error| error.to_string();
     if setups.is_empty() {
@@ -264,7 +264,7 @@ pub(super) fn in_proof(
             lock: None,
             stops: true,
         };
-        let failed = checks::carry_out(&preparation, &Lifeline::default()).map_err(|error| error.to_string())?;
+        let failed = checks::carry_out(&preparation, lifeline).map_err(|error| error.to_string())?;
         if let Some(failed) = failed {
             let why = failed.why.map(|why| format!("setup failed: {why}"));
             return Ok(Some(CheckResult { why, ..failed }));

@@ -138,7 +138,9 @@ impl<G: Ground> Turn<G> {
         if self.is_stopping {
             return self.replies.is_empty() && !self.ends_sessions();
         }
-        self.in_flight.is_empty() && self.failed.is_empty() && kernel::is_quiet(&self.world)
+        // What only a session would have needed is not waited for.
+        let matters = |keys: &BTreeSet<String>| keys.iter().any(|key| !key.starts_with(BASE));
+        !matters(&self.in_flight) && !matters(&self.failed) && kernel::is_quiet(&self.world)
     }
 
     /// Whether a session that was told to stop has not ended yet.
@@ -361,6 +363,9 @@ impl<G: Ground> Turn<G> {
     }
 }
 
+/// How the names of looks at a base begin.
+const BASE: &str = "look-at-base ";
+
 /// Names an effect that must not run twice at once; none for those that may.
 fn key(effect: &Effect) -> Option<String> {
     match effect {
@@ -370,6 +375,7 @@ fn key(effect: &Effect) -> Option<String> {
         Effect::LookAtSession { session, .. } => Some(format!("look at {session}")),
         Effect::EndSession { session, grace, .. } => Some(format!("end {session} {}", grace.as_millis())),
         Effect::Inspect { session, request, .. } => Some(format!("inspect {session} {request:?}")),
+        Effect::LookAtBase(look) => Some(format!("{BASE}{}", look.stage)),
         Effect::Prove(prove) => Some(format!("prove {:?} {}", prove.entry, prove.tip)),
         Effect::Land { entry, tip, .. } => Some(format!("land {entry:?} {tip}")),
         Effect::FollowBase { to, .. } => Some(format!("follow {to}")),
@@ -437,6 +443,7 @@ fn cause_of(event: &Event) -> &'static str {
         Event::SessionMeasured { .. } => "session measured",
         Event::SessionLeft { .. } => "session left",
         Event::Inspected { .. } => "inspected",
+        Event::BaseLooked { .. } => "base looked at",
         Event::Proved { .. } => "proved",
         Event::ProgramsSeen { .. } => "programs seen",
         Event::Landed { .. } => "landed",

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use crate::base::layout::Layout;
 use crate::base::text::sha256;
-use crate::checks::{self, Bundle, Claim, Operator, Place, Suite, Tree};
+use crate::checks::{self, Bundle, Claim, Lifeline, Operator, Place, Suite, Tree};
 use crate::daemon::land::{evidence_folder, touched_paths};
 use crate::daemon::setup;
 use crate::git::{Git, Merged, Own};
 use crate::kernel::world::{Run, Stage};
+use crate::model::baseline::Before;
 use crate::model::check::Setup;
 use crate::model::ids::Oid;
 use crate::model::plan::stage_branch;
@@ -84,15 +85,20 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
     let setup = Setup { commands: stage.spec.setup.clone(), working_dir: stage.spec.working_dir.clone() };
     let setups: Vec<Setup> = Some(setup).filter(|setup| !setup.commands.is_empty()).into_iter().collect();
     if let Some(failed) =
-        setup::in_proof(layout, &own, &operator, &setups, (&tree, &place.evidence)).map_err(VerifyError::Setup)?
+        setup::in_proof(layout, &own, &operator, &setups, (&tree, &place.evidence, &Lifeline::default()))
+            .map_err(VerifyError::Setup)?
     {
         return Ok(Verified { commit: submitted, bundle: place.evidence.clone(), checks: vec![failed] });
     }
     let all = run.checks_of(&stage.spec);
-    let suite = Suite { checks: &all, criteria: &stage.spec.criteria };
+    let suite = Suite { checks: &all, criteria: &stage.spec.criteria, impact: run.impact_of(id) };
     let (files, touched) = (own.files()?, touched_paths(git, &base, &tree)?);
     let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &stage.spec.working_dir };
-    let results = checks::run_all(&suite, &place, &looked)?;
+    let mut results = checks::run_all(&suite, &place, &looked)?;
+    if run.needs_baseline(stage) {
+        let before = on_base(git, &own, (stage, &base), (&suite, &operator, &setups), &place)?;
+        suite.compare(&mut results, &before);
+    }
     let claim = Claim {
         plan_path: run.source.path.clone(),
         plan_sha256: run.source.sha256.clone(),
@@ -105,6 +111,32 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
     };
     let kept = Bundle::new(claim, results.clone(), &operator).keep(&place)?;
     Ok(Verified { commit: submitted, bundle: layout.work.join(kept.path), checks: results })
+}
+
+/// What the checks do on the stage's base: as it is known, when all of it is, else as it is found out now.
+fn on_base(
+    git: &Git,
+    own: &Own,
+    (stage, base): (&Stage, &Oid),
+    (suite, operator, setups): (&Suite, &Operator, &[Setup]),
+    place: &Place,
+) -> Result<Vec<Before>, VerifyError> {
+    let keys = suite.keys();
+    let known = stage
+        .baseline
+        .as_ref()
+        .filter(|known| known.base == *base && known.environment == checks::conditions(operator, setups));
+    let known = known.map(|known| &known.checks);
+    if let Some(known) = known.filter(|known| keys.iter().all(|key| known.iter().any(|before| before.key == *key))) {
+        return Ok(known.clone());
+    }
+    own.check_out(&git.tree_of(base)?)?;
+    own.show_head(base)?;
+    let (files, touched) = (own.files()?, std::collections::BTreeSet::new());
+    let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &stage.spec.working_dir };
+    let place = Place { evidence: place.evidence.join("base"), ..place.clone() };
+    let place = if place.cwd.is_dir() { Ok(&place) } else { Err("there is no such folder".to_owned()) };
+    Ok(checks::run_on_base(suite, &|_| true, (place, &looked), &Lifeline::default())?)
 }
 
 /// What is wrong with a bundle, by itself and against the repository. None: it holds.

@@ -211,6 +211,16 @@ impl Own {
 
     /// Untracked, not ignored files. Read in this process: it is asked before every proof.
     pub fn has_untracked(&self) -> bool {
+        self.has(git2::Status::WT_NEW)
+    }
+
+    /// Whether the checkout is as the last [`Own::check_out`] left it, but for ignored files.
+    pub fn is_untouched(&self) -> bool {
+        !self.has(git2::Status::all())
+    }
+
+    /// When in doubt, it has.
+    fn has(&self, wanted: git2::Status) -> bool {
         let look = || -> Result<bool, git2::Error> {
             let repo = git2::Repository::open_bare(&self.git_dir)?;
             repo.set_workdir(&self.proof, false)?;
@@ -219,9 +229,8 @@ impl Own {
             options.show(git2::StatusShow::Workdir).include_untracked(true).include_ignored(false);
             options.exclude_submodules(true);
             let statuses = repo.statuses(Some(&mut options))?;
-            Ok(statuses.iter().any(|entry| entry.status().contains(git2::Status::WT_NEW)))
+            Ok(statuses.iter().any(|entry| entry.status().intersects(wanted)))
         };
-        // When in doubt, clean.
         look().unwrap_or(true)
     }
 }

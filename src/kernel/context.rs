@@ -127,7 +127,7 @@ pub(super) fn left(run: &Run, id: &SessionId, remains: &Handoff, draft: &mut Dra
         return;
     }
     let mut handoff = remains.clone();
-    let failed = stage.checks.iter().filter(|check| !check.passed);
+    let failed = stage.checks.iter().filter(|check| !check.holds());
     handoff.open.extend(failed.map(|check| format!("the check `{}` failed in the last verdict", check.command)));
     let known = stage.handoff.as_ref().filter(|written| written.session == *id).map(|written| &written.handoff);
     if known != Some(&handoff) {

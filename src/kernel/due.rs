@@ -26,7 +26,8 @@ pub fn due(world: &World) -> Vec<Effect> {
     for session in run.live_sessions() {
         effects.extend(for_session(run, session));
     }
-    effects.extend(landing(world, run));
+    // Proofs go first: they want the same checkout.
+    effects.extend(landing(world, run).or_else(|| super::baseline::due(world, run)));
     for (stage, worktrees) in &world.leftovers {
         effects.push(Effect::RemoveStage { stage: stage.clone(), worktrees: worktrees.clone() });
     }
@@ -171,6 +172,10 @@ fn prove_stage(world: &World, run: &Run, stage: &Stage, commit: &Oid, tip: &Oid)
         base: stage.base.clone().unwrap_or_else(|| run.base.clone()),
         checks: run.checks_of(spec),
         criteria: spec.criteria.clone(),
+        impact: run.impact_of(&spec.id).cloned(),
+        compares: run.needs_baseline(stage),
+        baseline: stage.baseline.as_deref().filter(|known| Some(&known.base) == stage.base.as_ref()).cloned(),
+        last: stage.failures.iter().rev().find_map(|failure| failure.commit.clone()),
         working_dir: spec.working_dir.clone(),
         message: format!("{}\n\n{trailers}\n", spec.name),
         date: stage.started_at.map_or(0, Timestamp::as_second),
@@ -185,7 +190,7 @@ fn prove_stage(world: &World, run: &Run, stage: &Stage, commit: &Oid, tip: &Oid)
     }
 }
 
-fn setup_of(spec: &StageSpec) -> Option<Setup> {
+pub(super) fn setup_of(spec: &StageSpec) -> Option<Setup> {
     let setup = Setup { commands: spec.setup.clone(), working_dir: spec.working_dir.clone() };
     (!setup.commands.is_empty()).then_some(setup)
 }
@@ -218,6 +223,10 @@ fn prove_base(world: &World, run: &Run, commit: &Oid, tip: &Oid) -> Effect {
         base: run.base.clone(),
         checks: run.plan.acceptance.clone(),
         criteria: crate::model::check::Criteria::default(),
+        impact: None,
+        compares: false,
+        baseline: None,
+        last: None,
         working_dir: ".".to_owned(),
         message: format!("Merge branch '{}'\n\nLoom-Base: {}\n", run.ground.base_branch, run.plan.id),
         date: 0,
@@ -237,6 +246,7 @@ pub fn next_deadline(world: &World, now: Timestamp) -> Option<Timestamp> {
     let run = world.run.as_ref()?;
     let starts = run.stages.values().filter(|stage| !stage.held).filter_map(|stage| stage.pause_ends(now));
     starts
+        .chain(super::baseline::deadlines(run))
         .chain(super::context::deadlines(run))
         .chain(super::lane::deadlines(run, now))
         .chain(super::watchdog::deadlines(run))

@@ -192,7 +192,7 @@ fn retry_at(world: &World, stage: &Stage, now: Timestamp) -> Timestamp {
 }
 
 pub(super) fn failure(stage: &Stage, text: impl Into<String>) -> Failure {
-    Failure { attempt: stage.attempts, text: text.into(), checks: Vec::new() }
+    Failure { attempt: stage.attempts, text: text.into(), ..Failure::default() }
 }
 
 /// Why a stage whose session a person killed does not go on by itself.

@@ -7,6 +7,7 @@
 
 mod amend;
 mod attention;
+mod baseline;
 pub mod budget;
 mod context;
 mod dispute;
@@ -31,6 +32,7 @@ mod tests;
 
 pub use amend::{Amendment, Consequence, StageAmendment, amendment};
 pub use attention::attention;
+pub use baseline::is_unproven;
 pub use draft::Step;
 pub use due::{due, is_quiet, next_deadline};
 pub use recover::{Observed, recover};

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use super::world::{BaseEntry, Run, Stage};
-use crate::model::check::Check;
+use crate::model::baseline::OnBase;
+use crate::model::check::{Check, ImpactPolicy, Policy};
 use crate::model::event::Entry;
 use crate::model::gate::{Gate, GateSubject};
 use crate::model::plan::StageSpec;
 use crate::model::session::Session;
-use crate::model::stage::{Phase, StageState};
+use crate::model::stage::{CheckResult, Phase, StageState};
 
 impl Run {
     /// Whether everything this stage depends on lets it start.
@@ -23,7 +24,16 @@ impl Run {
     pub fn required<'a>(&'a self, spec: &'a StageSpec) -> impl Iterator<Item = Cow<'a, str>> {
         let checks = spec.checks.iter().chain(self.acceptance_of(&spec.id));
         let commands = checks.map(|check| check.command.as_str()).chain(spec.criteria.commands());
-        commands.map(Cow::Borrowed).chain(spec.criteria.labels().map(Cow::Owned))
+        let impact = self.impact_of(&spec.id).map(|impact| Cow::Owned(impact.label()));
+        commands.map(Cow::Borrowed).chain(impact).chain(spec.criteria.labels().map(Cow::Owned))
+    }
+    /// Whether the plan only warns of a failure of this result that it names.
+    pub fn tolerates(&self, spec: &StageSpec, result: &CheckResult) -> bool {
+        let warns = |check: &Check| check.command == result.command && check.policy == Policy::Warn;
+        let checks = spec.checks.iter().chain(&spec.criteria.after).chain(self.acceptance_of(&spec.id));
+        let is_old = result.base == Some(OnBase::SameFailure) && checks.into_iter().any(warns);
+        let impact = self.impact_of(&spec.id).filter(|impact| impact.policy == ImpactPolicy::Warn);
+        result.tolerated && (is_old || impact.is_some_and(|impact| impact.label() == result.command))
     }
     /// Sessions whose process may still run.
     pub fn live_sessions(&self) -> impl Iterator<Item = &Session> {

@@ -1,5 +1,7 @@
 //! The merge queue: verdicts and landings.
 
+use std::collections::BTreeSet;
+
 use super::draft::Draft;
 use super::end::{Cause, attempt_failed, block};
 use super::gates;
@@ -13,7 +15,7 @@ use crate::model::judge::Touched;
 use crate::model::limits::RETURNS_MAX;
 use crate::model::plan::Landing;
 use crate::model::session::{Activity, EndReason, SessionState};
-use crate::model::stage::{BlockCode, BlockReason, CheckResult, Failure, Phase, StageState};
+use crate::model::stage::{BlockCode, BlockReason, CheckResult, Failure, Phase, Since, StageState, Work};
 
 impl BaseEntry {
     pub fn commit(&self) -> Option<&Oid> {
@@ -60,7 +62,7 @@ pub(super) fn proved(world: &World, run: &Run, entry: &Entry, tip: &Oid, proof: 
             }
         }
         Proof::Stopped => draft.stage(id, StageChange::Requeued),
-        Proof::Failed { checks, alone } => red(world, run, stage, checks, *alone, draft),
+        Proof::Failed { checks, alone, work } => red(world, run, stage, checks, (*alone, work.as_deref()), draft),
         Proof::Conflict { files } => {
             draft.stage(
                 id,
@@ -106,7 +108,14 @@ fn needs_person(
 }
 
 /// A red verdict goes back into the session that waits for it, else to a new attempt.
-fn red(world: &World, run: &Run, stage: &Stage, checks: &[CheckResult], alone: AloneVerdict, draft: &mut Draft) {
+fn red(
+    world: &World,
+    run: &Run,
+    stage: &Stage,
+    checks: &[CheckResult],
+    (alone, work): (AloneVerdict, Option<&Work>),
+    draft: &mut Draft,
+) {
     let tip = run.tip.as_ref().map_or("the plan branch", Oid::short);
     let mut text = text::verdict(checks, tip);
     if alone == AloneVerdict::PassesAlone {
@@ -115,7 +124,12 @@ fn red(world: &World, run: &Run, stage: &Stage, checks: &[CheckResult], alone: A
     let failure = Failure {
         attempt: stage.attempts,
         text,
-        checks: checks.iter().filter(|check| !check.passed).cloned().collect(),
+        checks: checks.iter().filter(|check| !check.holds()).cloned().collect(),
+        commit: match &stage.state {
+            StageState::Verifying { commit, .. } => Some(commit.clone()),
+            _ => None,
+        },
+        since: work.and_then(|work| since(stage, checks, work)),
     };
     let session = stage.state.lease().and_then(|id| run.sessions.get(id));
     match session {
@@ -133,6 +147,26 @@ fn red(world: &World, run: &Run, stage: &Stage, checks: &[CheckResult], alone: A
             attempt_failed(world, stage, Cause::Work(failure), draft);
         }
     }
+}
+
+/// What is different from the verdict before, by check and, where they have names, by failure.
+fn since(stage: &Stage, checks: &[CheckResult], work: &Work) -> Option<Since> {
+    let before = stage.failures.iter().rev().find(|failure| failure.commit.is_some())?;
+    let named = |checks: &[CheckResult]| -> BTreeSet<String> {
+        let failed = checks.iter().filter(|check| !check.holds());
+        let names = failed.flat_map(|check| match check.failures.as_slice() {
+            [] => vec![format!("`{}`", text::short_command(&check.command))],
+            failures => failures.iter().map(|name| format!("`{name}`")).collect(),
+        });
+        names.collect()
+    };
+    let (was, is) = (named(&before.checks), named(checks));
+    Some(Since {
+        still: was.intersection(&is).cloned().collect(),
+        new: is.difference(&was).cloned().collect(),
+        fixed: was.difference(&is).cloned().collect(),
+        work: work.clone(),
+    })
 }
 
 /// A landing that was looked at again with new checks. What fails starts over from the plan

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::world::{Run, Stage, World};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::ids::{SessionId, StageId};
-use crate::model::stage::{Phase, StageState, StateKind};
+use crate::model::stage::{CheckResult, Phase, StageState, StateKind};
 
 /// A step that would break a rule; its id is API.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +93,8 @@ fn check_stage(run: &Run, stage: &Stage, change: &StageChange, ended: &[&Session
             if checks.is_empty() && stage.approved.is_none() {
                 return Err(violation("R15", format!("stage `{id}` is proven by nothing")));
             }
-            if let Some(check) = checks.iter().find(|check| !check.passed) {
+            let holds = |check: &&CheckResult| check.passed || run.tolerates(&stage.spec, check);
+            if let Some(check) = checks.iter().find(|check| !holds(check)) {
                 return Err(violation("R2", format!("stage `{id}` has the failed check `{}`", check.command)));
             }
             let mut required = run.required(&stage.spec);
@@ -102,7 +103,8 @@ fn check_stage(run: &Run, stage: &Stage, change: &StageChange, ended: &[&Session
             }
         }
         StageChange::ProvenAgain { checks, .. } => {
-            if checks.is_empty() || checks.iter().any(|check| !check.passed) {
+            let holds = |check: &CheckResult| check.passed || run.tolerates(&stage.spec, check);
+            if checks.is_empty() || !checks.iter().all(holds) {
                 return Err(violation("R2", format!("stage `{id}` is proven again by checks that did not pass")));
             }
             let mut required = run.required(&stage.spec);
@@ -154,6 +156,8 @@ pub(super) fn is_legal(state: &StageState, change: &StageChange) -> bool {
         StageChange::Returned { .. } | StageChange::Landed { .. } => &[Verifying],
         StageChange::Failed { .. } => &[Running, Verifying],
         StageChange::ProofAgainStarted { .. } | StageChange::ProvenAgain { .. } => &[Merged],
+        StageChange::BaselineWanted => &[Running],
+        StageChange::BaselineTaken { .. } => &[Ready, Running, Verifying, Gated, Blocked, Merged],
         StageChange::Gated { .. } => &[Ready, Verifying],
         StageChange::Approved { .. } => &[Gated],
         StageChange::Blocked { .. } => &[Waiting, Ready, Running, Verifying, Gated, Blocked],

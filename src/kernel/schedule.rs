@@ -64,6 +64,7 @@ pub(super) fn schedule(world: &World, run: &Run, draft: &mut Draft) {
         promote(world, run, draft);
         start_ready(world, run, draft);
         context::end_overdue(run, draft);
+        super::baseline::want(run, draft);
     }
     // New commits of the user on the base branch are merged after the end of the plan too.
     prove_next(run, draft);

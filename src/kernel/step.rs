@@ -4,9 +4,9 @@ use jiff::Timestamp;
 
 use super::draft::{Draft, Step};
 use super::world::{PlanEnd, Run, World};
-use super::{context, end, gates, queue, request, rules, schedule, watchdog};
+use super::{baseline, context, end, gates, queue, request, rules, schedule, watchdog};
 use crate::model::effect::Effect;
-use crate::model::event::{Event, StartFailure};
+use crate::model::event::{Entry, Event, EvidenceRef, StartFailure};
 use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::ids::{Oid, SessionId};
 use crate::model::plan::{Agent, AgentMode};
@@ -61,14 +61,16 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
         Event::Inspected { stage, session, request, inspection } => {
             end::inspected(world, run, &end::Inspected { stage, session, request: *request, inspection }, draft);
         }
-        Event::Proved { entry, tip, proof, kept, evidence } => {
-            for evidence in evidence {
-                draft.fact(Fact::EvidenceKept { evidence: evidence.clone() });
-            }
-            if let Some(sha256) = kept.as_ref().filter(|_| world.kept != *kept) {
-                draft.fact(Fact::CachesKept { sha256: sha256.clone() });
+        Event::Proved { entry, tip, proof, kept, evidence, baseline } => {
+            left_behind(world, kept.as_ref(), evidence, draft);
+            if let Entry::Stage { stage } = entry {
+                baseline::looked(run, stage, baseline.as_deref(), draft);
             }
             queue::proved(world, run, entry, tip, proof, draft);
+        }
+        Event::BaseLooked { stage, baseline, kept, evidence } => {
+            left_behind(world, kept.as_ref(), evidence, draft);
+            baseline::looked(run, stage, baseline.as_deref(), draft);
         }
         Event::ProgramsSeen { fingerprint, changed } => gates::programs_seen(world, run, fingerprint, changed, draft),
         Event::Landed { entry, tip, landing } => queue::landed(run, entry, tip, landing, draft),
@@ -94,6 +96,16 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
         around => around_the_agent(run, around, draft),
     }
     Ok(())
+}
+
+/// What is left of checks that ran, whatever they said.
+fn left_behind(world: &World, kept: Option<&String>, evidence: &[EvidenceRef], draft: &mut Draft) {
+    for evidence in evidence {
+        draft.fact(Fact::EvidenceKept { evidence: evidence.clone() });
+    }
+    if let Some(sha256) = kept.filter(|kept| world.kept.as_ref() != Some(kept)) {
+        draft.fact(Fact::CachesKept { sha256: sha256.clone() });
+    }
 }
 
 /// A follow of a plan that was replaced meanwhile, or that commits of the user's have ended, is

@@ -2,6 +2,7 @@
 
 mod amend;
 mod attention;
+mod baseline;
 mod budget;
 mod order;
 mod sessions;
@@ -162,6 +163,7 @@ impl Sim {
             proof,
             kept: None,
             evidence: Vec::new(),
+            baseline: None,
         })
     }
     /// From started to proven.
@@ -203,7 +205,7 @@ fn green(landing: &Oid) -> Proof {
 }
 
 fn red() -> Proof {
-    Proof::Failed { checks: vec![check_result(false)], alone: AloneVerdict::SameTree }
+    Proof::Failed { checks: vec![check_result(false)], alone: AloneVerdict::SameTree, work: None }
 }
 
 #[test]
@@ -462,6 +464,7 @@ fn newer_commits_of_the_user_wait_for_the_landing_of_older_ones() {
         proof: green(&oid(9)),
         kept: None,
         evidence: Vec::new(),
+        baseline: None,
     });
     sim.send(seen(5, 6));
     sim.effects.clear();
@@ -606,8 +609,10 @@ fn events() -> Vec<(&'static str, Event)> {
     let again = || Entry::Again { stage: a() };
     let inspected =
         |inspection| Event::Inspected { stage: a(), session: session(), request: Some(RequestId(9)), inspection };
-    let proved = |proof| Event::Proved { entry: entry(), tip: oid(1), proof, kept: None, evidence: Vec::new() };
-    let proved_again = |proof| Event::Proved { entry: again(), tip: oid(20), proof, kept: None, evidence: Vec::new() };
+    let proved =
+        |proof| Event::Proved { entry: entry(), tip: oid(1), proof, kept: None, evidence: Vec::new(), baseline: None };
+    let proved_again =
+        |proof| Event::Proved { entry: again(), tip: oid(20), proof, kept: None, evidence: Vec::new(), baseline: None };
     vec![
         ("submit (agent)", agent(Request::Submit { stage: a() })),
         ("submit (person)", operator(Request::Submit { stage: a() })),

@@ -1,7 +1,8 @@
 //! Words that facts carry to people and agents.
 
+use crate::model::baseline::OnBase;
 use crate::model::judge::Touched;
-use crate::model::stage::{CheckResult, Failure};
+use crate::model::stage::{CheckResult, Failure, Since};
 
 pub fn first_line(text: &str) -> &str {
     text.trim().lines().next().unwrap_or_default()
@@ -52,14 +53,14 @@ pub fn touched(files: &[Touched]) -> String {
 
 /// One sentence about a verdict.
 pub fn verdict(checks: &[CheckResult], tip: &str) -> String {
-    let failed = checks.iter().filter(|check| !check.passed).count();
+    let failed = checks.iter().filter(|check| !check.holds()).count();
     format!("{failed} of {} checks failed on the tree merged with {tip}", checks.len())
 }
 
 /// A red verdict as an agent reads it: what failed, with the end of its output.
 pub fn for_agent(failure: &Failure) -> String {
     let mut out = format!("{}.\n", failure.text);
-    for check in failure.checks.iter().filter(|check| !check.passed) {
+    for check in failure.checks.iter().filter(|check| !check.holds()) {
         out.push_str(&format!("\n## `{}`\n", check.command));
         if let Some(why) = &check.why {
             out.push_str(&format!("{why}\n"));
@@ -67,6 +68,65 @@ pub fn for_agent(failure: &Failure) -> String {
         if !check.tail.is_empty() {
             out.push_str(&format!("\n```text\n{}\n```\n", check.tail.trim_end()));
         }
+        if let Some(about) = about_base(check) {
+            out.push_str(&format!("\nCompared with the stage's base: {about}.\n"));
+        }
+    }
+    if let Some(since) = &failure.since {
+        push_since(&mut out, since);
     }
     out
 }
+
+/// What is different from the verdict before, within a limit.
+fn push_since(out: &mut String, since: &Since) {
+    const SHOWN: usize = 20;
+    out.push_str("\n## Since the verdict before\n\n");
+    for (what, names) in [("Fails now", &since.new), ("Still fails", &since.still), ("Fixed", &since.fixed)] {
+        if !names.is_empty() {
+            let more = match names.len().saturating_sub(SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
+            out.push_str(&format!("- {what}: {}{more}\n", shown.join(", ")));
+        }
+    }
+    let work = &since.work;
+    if work.files.is_empty() {
+        out.push_str("- Nothing was changed in between.\n");
+        return;
+    }
+    out.push_str("- Committed in between:\n");
+    for line in work.commits.iter().chain(&work.files) {
+        out.push_str(&format!("  - {line}\n"));
+    }
+    if work.is_cut {
+        out.push_str("  - … and more\n");
+    }
+}
+
+/// How often a check failed before it passed.
+pub fn flaky(check: &CheckResult) -> Option<String> {
+    let times = |n: u32| if n == 1 { "once".to_owned() } else { format!("{n} times") };
+    (check.passed && check.failed_runs > 0).then(|| format!("flaky: failed {} first", times(check.failed_runs)))
+}
+
+/// What a check did on the stage's base, where that is worth a word.
+pub fn about_base(check: &CheckResult) -> Option<String> {
+    let about = match check.base {
+        Some(OnBase::Passed) if check.passed => "passed before the stage too: a regression guard",
+        Some(OnBase::Passed) => "passed before the stage",
+        Some(OnBase::SameFailure) if check.tolerated => {
+            "failed in the same way before the stage, and the plan only warns"
+        }
+        Some(OnBase::SameFailure) => "failed in the same way before the stage",
+        Some(OnBase::Failed) if !check.passed => "failed before the stage too, in another way",
+        Some(OnBase::Failed) | None => "",
+    };
+    let both = [about, &check.note].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+    (!both.is_empty()).then_some(both)
+}
+
+/// Why a stage that passed everything is shown as unproven.
+pub const UNPROVEN: &str = "unproven: all its checks passed before it too";

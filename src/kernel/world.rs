@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::context::after;
 use super::lane::Lane;
+use crate::model::baseline::Baseline;
 use crate::model::budget::Spent;
 use crate::model::check::Check;
 use crate::model::event::{Entry, Ground, PlanSource, RunOptions};
@@ -137,6 +138,10 @@ pub struct Stage {
     pub note: Option<String>,
     /// The tree that this stage's checks passed on last, with their results.
     pub proven: Option<(Oid, Vec<CheckResult>)>,
+    /// What its checks do on its base, where somebody has looked.
+    pub baseline: Option<Box<Baseline>>,
+    /// Its session works for long enough that somebody looks.
+    pub wants_baseline: bool,
     /// The results of the newest verdict.
     pub checks: Vec<CheckResult>,
     /// Files that judge, as the last proven commit changes them.
@@ -188,6 +193,8 @@ impl Stage {
             failures: Vec::new(),
             note: None,
             proven: None,
+            baseline: None,
+            wants_baseline: false,
             checks: Vec::new(),
             judges: Vec::new(),
             changes_nothing: false,
@@ -238,6 +245,10 @@ impl Stage {
             }
             StageChange::ProofStarted { tip } => self.set_phase(Phase::Proving { tip: tip.clone() }),
             StageChange::Requeued => self.set_phase(Phase::Queued),
+            StageChange::BaselineWanted => self.wants_baseline = true,
+            StageChange::BaselineTaken { baseline } => {
+                (self.baseline, self.wants_baseline) = (Some(baseline.clone()), false);
+            }
             StageChange::Returned { failure } => self.return_to_session(failure),
             StageChange::Failed { failure, retry_at } => self.fail(failure, *retry_at, at),
             StageChange::Proven { tip, landing, tree, checks, judges, changes_nothing } => {
@@ -266,13 +277,9 @@ impl Stage {
                 self.state = StageState::Verifying { commit: commit.clone(), phase: Phase::Queued, session: None };
             }
             StageChange::Blocked { reason } => {
-                self.state = StageState::Blocked { reason: reason.clone() };
-                self.ended_at = Some(at);
+                (self.state, self.ended_at) = (StageState::Blocked { reason: reason.clone() }, Some(at));
             }
-            StageChange::Skipped { reason, go_on } => {
-                self.state = StageState::Skipped { reason: reason.clone(), go_on: *go_on };
-                self.ended_at = Some(at);
-            }
+            StageChange::Skipped { reason, go_on } => self.skip(reason, *go_on, at),
             StageChange::Reset { .. } => self.start_over(),
             StageChange::Held => self.held = true,
             StageChange::Released => self.held = false,
@@ -283,6 +290,11 @@ impl Stage {
     fn dispute(&mut self, gate: GateId, check: &str) {
         self.disputed.insert(check.to_owned());
         self.state = StageState::Gated { gate, commit: self.judged.clone() };
+    }
+
+    fn skip(&mut self, reason: &str, go_on: bool, at: Timestamp) {
+        self.state = StageState::Skipped { reason: reason.to_owned(), go_on };
+        self.ended_at = Some(at);
     }
 
     /// Another session of the same attempt.

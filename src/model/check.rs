@@ -24,7 +24,27 @@ pub struct Check {
     /// Runs again this often after a failure; one that passes then is flaky, and recorded so.
     #[serde(default)]
     pub retries: u32,
+    /// What a failure means that was there before the stage.
+    #[serde(default, skip_serializing_if = "Policy::is_default")]
+    pub policy: Policy,
     pub description: Option<String>,
+}
+
+/// What a failure means that the stage's base has too, in the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// The proof is red.
+    #[default]
+    Fail,
+    /// It is shown.
+    Warn,
+}
+
+impl Policy {
+    fn is_default(&self) -> bool {
+        *self == Policy::Fail
+    }
 }
 
 impl Check {
@@ -40,6 +60,7 @@ impl Check {
             timeout_secs: None,
             guard: false,
             retries: 0,
+            policy: Policy::Fail,
             description: None,
         }
     }
@@ -159,4 +180,15 @@ pub enum ImpactPolicy {
     Warn,
     /// Nothing is compared.
     Skip,
+}
+
+impl ChangeImpact {
+    /// The name of its result.
+    pub fn label(&self) -> String {
+        format!("change impact `{}`", self.now())
+    }
+    /// The command that runs on the merged tree.
+    pub fn now(&self) -> &str {
+        self.compare_command.as_deref().unwrap_or(&self.baseline_command)
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::baseline::Look;
 use super::check::{Check, Setup};
 use super::event::{Entry, RequestId};
 use super::ids::{Oid, SessionId, StageId};
@@ -27,6 +28,8 @@ pub enum Effect {
     CancelStart { session: SessionId },
     /// Look at a worktree that was submitted.
     Inspect { stage: StageId, session: SessionId, worktree: String, base: Oid, request: Option<RequestId> },
+    /// Run the checks of a stage on its base, while its session works.
+    LookAtBase(Box<Look>),
     /// Merge with the tip and run the checks on the merged tree.
     Prove(Box<Prove>),
     /// Move the plan branch by compare-and-swap.
@@ -91,6 +94,13 @@ pub struct Prove {
     pub checks: Vec<Check>,
     /// What else proves the stage.
     pub criteria: super::check::Criteria,
+    pub impact: Option<super::check::ChangeImpact>,
+    /// Whether its results are compared with those on the base.
+    pub compares: bool,
+    /// What the checks did on the base, as far as it is known.
+    pub baseline: Option<super::baseline::Baseline>,
+    /// What the last red verdict was about.
+    pub last: Option<Oid>,
     pub working_dir: String,
     /// Commit message of the landing.
     pub message: String,
@@ -112,6 +122,26 @@ pub struct Prove {
     pub plan_path: String,
     /// SHA-256 of the plan as pinned.
     pub plan_sha256: String,
+}
+
+impl Prove {
+    /// What it takes to look at the base of the stage that is proven.
+    pub fn look(&self, stage: &StageId) -> Look {
+        Look {
+            stage: stage.clone(),
+            base: self.base.clone(),
+            checks: self.checks.clone(),
+            criteria: self.criteria.clone(),
+            impact: self.impact.clone(),
+            setup: self.setup.clone(),
+            working_dir: self.working_dir.clone(),
+            kept: self.kept.clone(),
+            programs: self.programs.clone(),
+            plan_path: self.plan_path.clone(),
+            plan_sha256: self.plan_sha256.clone(),
+            known: self.baseline.clone(),
+        }
+    }
 }
 
 /// The answer to a request that was not refused.

@@ -3,12 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::baseline::Baseline;
 use super::budget::{Budget, OnLimit};
 use super::handoff::Handoff;
 use super::ids::{Oid, SessionId, StageId};
 use super::plan::{BackendKind, Plan};
 use super::session::{Exit, GaveUp, HostIdentity, Preparing};
-use super::stage::{BlockCode, CheckResult};
+use super::stage::{BlockCode, CheckResult, Work};
 use super::usage::Usage;
 
 /// One thing that happened.
@@ -104,6 +105,16 @@ pub enum Event {
         /// Digest of what the proof checkout holds now; none: nothing ran in it.
         kept: Option<String>,
         /// The bundles that its verdicts left.
+        evidence: Vec<EvidenceRef>,
+        /// What it found out about the stage's base.
+        baseline: Option<Box<Baseline>>,
+    },
+    /// The base of a stage was looked at. None: that made way for a proof, and is tried again.
+    BaseLooked {
+        stage: StageId,
+        baseline: Option<Box<Baseline>>,
+        /// As in [`Event::Proved`].
+        kept: Option<String>,
         evidence: Vec<EvidenceRef>,
     },
     /// Programs on the `PATH` of the checks are not those that the daemon started with.
@@ -497,6 +508,8 @@ pub enum Proof {
     Failed {
         checks: Vec<CheckResult>,
         alone: AloneVerdict,
+        /// What was committed since the last red verdict; none: there was none.
+        work: Option<Box<Work>>,
     },
     /// A gate was opened that has to be answered first.
     Stopped,

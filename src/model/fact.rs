@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::baseline::Baseline;
 use super::budget::Spent;
 use super::event::{Caller, Entry, EvidenceRef, Ground, PlanSource, RunOptions};
 use super::gate::GateSubject;
@@ -216,6 +217,12 @@ pub enum StageChange {
     },
     /// Back to the queue: the daemon died, or the tip moved.
     Requeued,
+    /// Its session works for long enough that its base is looked at meanwhile.
+    BaselineWanted,
+    /// What its checks do on its base.
+    BaselineTaken {
+        baseline: Box<Baseline>,
+    },
     /// A red verdict, back into the living session.
     Returned {
         failure: Failure,

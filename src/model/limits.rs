@@ -55,6 +55,17 @@ pub const CHECK_EVIDENCE_BYTES_MAX: usize = 512 << 10;
 pub const CHECK_FILE_BYTES_MAX: u64 = 16 << 30;
 /// Failures of one check that are told apart by name.
 pub const CHECK_FAILURES_MAX: usize = 200;
+/// Failures that a comparison of a whole suite with the base can hold.
+pub const IMPACT_FAILURES_MAX: usize = 1_000;
+/// Lines of an output that are looked at to tell a failure from another one.
+pub const IDENTITY_LINES_MAX: usize = 20_000;
+/// A session that works for longer than this has its stage's base looked at meanwhile. For one that
+/// is over sooner, the proof looks at it.
+pub const BASELINE_AFTER: Duration = Duration::from_secs(1);
+/// Results of checks on trees that a daemon remembers.
+pub const SEEN_RESULTS_MAX: usize = 512;
+/// Commits, and files, that a red verdict tells of what was done since the one before.
+pub const SINCE_SHOWN_MAX: usize = 10;
 /// Default deadline of a session.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(8 * 3600);
 /// Deadline of one git command.

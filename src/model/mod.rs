@@ -2,6 +2,7 @@
 
 pub mod anchor;
 pub mod attention;
+pub mod baseline;
 pub mod budget;
 pub mod check;
 pub mod effect;

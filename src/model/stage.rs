@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::baseline::OnBase;
 use super::ids::{GateId, Oid, SessionId};
 
 /// Where a stage is. CONTRACT names in kebab case are the names on the wire.
@@ -184,7 +185,7 @@ impl BlockCode {
 }
 
 /// Why one attempt did not land; told to the next one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub attempt: u32,
     /// One sentence.
@@ -192,6 +193,35 @@ pub struct Failure {
     /// The checks that failed, with the end of their output.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckResult>,
+    /// What was proven, where it came to a verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Oid>,
+    /// What is different from the verdict before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Since>,
+}
+
+/// What is different between two red verdicts of a stage, in lines for its agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Since {
+    /// Checks, or single tests of them, that failed before too.
+    pub still: Vec<String>,
+    pub new: Vec<String>,
+    pub fixed: Vec<String>,
+    pub work: Work,
+}
+
+/// What was committed between two submissions, as far as it is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Work {
+    /// Short id and subject, newest first.
+    pub commits: Vec<String>,
+    /// Paths, each with the lines that came and went.
+    pub files: Vec<String>,
+    /// There is more of either.
+    pub is_cut: bool,
 }
 
 /// What one check did; the evidence of a verdict.
@@ -224,6 +254,25 @@ pub struct CheckResult {
     /// Its failures by identity, as far as they are recognised.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<String>,
+    /// Digest of why and how it failed, without what differs from run to run; empty when it passed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub identity: String,
+    /// What it did on the stage's base; none: nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<OnBase>,
+    /// It failed, and the plan only warns of this failure.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tolerated: bool,
+    /// More about the comparison with the base, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+}
+
+impl CheckResult {
+    /// Whether it does not stand in the way of landing.
+    pub fn holds(&self) -> bool {
+        self.passed || self.tolerated
+    }
 }
 
 fn is_zero(n: &u32) -> bool {

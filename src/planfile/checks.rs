@@ -6,7 +6,7 @@ use super::reader::{Fields, MentionKind, Reader};
 use super::shell::{Vacuous, vacuous};
 use super::source::Span;
 use super::yaml::{Node, Value};
-use crate::model::check::Check;
+use crate::model::check::{Check, Policy};
 use crate::model::limits::CHECK_RETRIES_MAX;
 
 impl Reader<'_, '_> {
@@ -38,6 +38,10 @@ impl Reader<'_, '_> {
             retries: match fields.get("retries").map(|node| &node.value) {
                 Some(Value::Int(retries)) => u32::try_from(*retries).unwrap_or_default().min(CHECK_RETRIES_MAX),
                 _ => 0,
+            },
+            policy: match fields.get("policy").map(|node| &node.value) {
+                Some(Value::Text(word)) if word == "warn" => Policy::Warn,
+                _ => Policy::Fail,
             },
             description: fields.get("description").and_then(|node| match &node.value {
                 Value::Text(text) => Some(text.to_string()),

@@ -144,6 +144,7 @@ fn check_ignored(options: &Options, report: &mut Report) {
             let draft = report.error_nowhere(message);
             match similar {
                 Some(name) => draft.did_you_mean(Some(name)),
+                None if fields::ignorable().next().is_none() => draft.hint("leave it out: every field has its effect"),
                 None => draft.hint(format!("one of {}", text::list(fields::ignorable()))),
             };
         }

@@ -7,6 +7,7 @@ use std::io;
 use crate::base::fs::write_atomic;
 use crate::base::layout::Layout;
 use crate::kernel::world::{Run, Stage};
+use crate::kernel::{is_unproven, text};
 use crate::model::handoff::{Author, Written};
 use crate::model::ids::StageId;
 use crate::model::plan::stage_branch;
@@ -100,7 +101,12 @@ fn stage_view(run: &Run, stage: &Stage) -> String {
         for check in &stage.checks {
             let mark = if check.passed { "passed" } else { "failed" };
             let why = check.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-            let _ = writeln!(out, "- {mark} `{}`{why} (evidence: {})", check.command, check.evidence);
+            let flaky = text::flaky(check).map(|flaky| format!("; {flaky}")).unwrap_or_default();
+            let base = text::about_base(check).map(|about| format!("; {about}")).unwrap_or_default();
+            let _ = writeln!(out, "- {mark} `{}`{why}{flaky}{base} (evidence: {})", check.command, check.evidence);
+        }
+        if is_unproven(run, stage, &stage.checks) {
+            let _ = writeln!(out, "\nThe stage is {}.", text::UNPROVEN);
         }
         out.push('\n');
     }

@@ -51,7 +51,11 @@ fn signal(layout: &Layout, run: &Run, stage: &Stage, session: &SessionId) -> Str
         let about = check.description.map(|about| format!(" ({about})")).unwrap_or_default();
         format!("`{}`{about}", check.command)
     };
-    let criteria = spec.criteria.commands().map(|command| format!("`{command}`")).chain(spec.criteria.labels());
+    let impact = run
+        .impact_of(id)
+        .map(|impact| format!("`{}`, which must not name failures that were not there before", impact.now()));
+    let criteria = spec.criteria.commands().map(|command| format!("`{command}`"));
+    let criteria = criteria.chain(impact).chain(spec.criteria.labels());
     // In the order of `Run::required`: `loom stage dispute` names them by number.
     for (at, check) in run.checks_of(spec).into_iter().map(command).chain(criteria).enumerate() {
         let _ = writeln!(out, "{}. {check}", at + 1);
@@ -325,7 +329,8 @@ mod tests {
                 evidence: "evidence".to_owned(),
                 ..CheckResult::default()
             };
-            let failure = Failure { attempt, text: format!("failure {attempt}"), checks: vec![check] };
+            let failure =
+                Failure { attempt, text: format!("failure {attempt}"), checks: vec![check], ..Failure::default() };
             told.stage("a", StageChange::Failed { failure, retry_at: None });
         }
         told.started("a.7", 7);

@@ -5,6 +5,7 @@
 
 mod amend;
 mod bad_input;
+mod baseline;
 mod budgets;
 mod by_hand;
 mod chaos;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use loom::model::baseline::{Baseline, Before, Look};
 use loom::model::check::Check;
 use loom::model::effect::{Effect, Prove, Start};
 use loom::model::event::{AloneVerdict, Doing, Entry, Event, Inspection, Proof, Pulse, RefsSeen, StartFailure};
@@ -135,6 +136,8 @@ impl Running {
                 let inspection = inspect(o, &stage, &worktree, &base);
                 Next::Done(Event::Inspected { stage, session, request, inspection })
             }
+            Effect::LookAtBase(look) if self.phase > 0 => Next::Done(look_at_base(o, &look)),
+            Effect::LookAtBase(_) => Next::Phase,
             Effect::Prove(prove) => self.prove(o, &prove),
             Effect::Land { entry, branch, tip, landing } => self.land(o, entry, &branch, tip, landing),
             Effect::FollowBase { plan_branch, branch, from, to } => self.follow(o, (&plan_branch, &branch), &from, &to),
@@ -293,11 +296,11 @@ impl Running {
                         let checks = checks.into_iter().map(|check| CheckResult { passed: true, ..check }).collect();
                         Proof::Passed { landing: o.git.oid(landing), tree, checks, judges: Vec::new(), changes_nothing }
                     } else if o.git.is_ancestor(tip, commit) {
-                        Proof::Failed { checks, alone: AloneVerdict::SameTree }
+                        Proof::Failed { checks, alone: AloneVerdict::SameTree, work: None }
                     } else {
                         let alone = run_checks(o, &prove.checks, commit).iter().all(|check| check.passed);
                         let alone = if alone { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails };
-                        Proof::Failed { checks, alone }
+                        Proof::Failed { checks, alone, work: None }
                     }
                 }
             });
@@ -397,8 +400,21 @@ impl Running {
     }
 }
 
+/// What the checks of a stage do on its base.
+fn look_at_base(o: &mut Outside, look: &Look) -> Event {
+    let commit = o.git.find(&look.base);
+    let baseline = commit.map(|commit| {
+        let results = run_checks(o, &look.checks, commit).into_iter().enumerate();
+        let checks = results.map(|(at, result)| Before { key: at.to_string(), result }).collect();
+        let tree = o.git.commits[commit].tree_oid.clone();
+        Box::new(Baseline { base: look.base.clone(), tree, environment: "e".to_owned(), checks })
+    });
+    Event::BaseLooked { stage: look.stage.clone(), baseline, kept: None, evidence: Vec::new() }
+}
+
 fn told(prove: &Prove, proof: Proof) -> Event {
-    Event::Proved { entry: prove.entry.clone(), tip: prove.tip.clone(), proof, kept: None, evidence: Vec::new() }
+    let (entry, tip) = (prove.entry.clone(), prove.tip.clone());
+    Event::Proved { entry, tip, proof, kept: None, evidence: Vec::new(), baseline: None }
 }
 
 fn plan_tips(o: &Outside) -> Vec<usize> {

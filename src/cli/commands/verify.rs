@@ -8,6 +8,7 @@ use crate::cli::failure::{Failure, exit};
 use crate::cli::place::Place;
 use crate::cli::ui;
 use crate::daemon::{ReadOnly, verify_bundle, verify_stage};
+use crate::kernel::text;
 use crate::model::stage::CheckResult;
 
 pub fn run(place: &Place, args: &VerifyStage) -> Result<u8, Failure> {
@@ -25,16 +26,20 @@ pub fn run(place: &Place, args: &VerifyStage) -> Result<u8, Failure> {
     }
     let found = verify_stage(&place.layout, &place.git, &run, stage)
         .map_err(|error| Failure::user(format!("stage `{id}` cannot be verified")).because(error.to_string()))?;
-    let failed = found.checks.iter().filter(|check| !check.passed).count();
+    let failed = found.checks.iter().filter(|check| !check.holds()).count();
+    let is_unproven = crate::kernel::is_unproven(&run, stage, &found.checks);
     if args.json {
         ui::json(&serde_json::json!({
             "version": 1, "stage": id, "commit": found.commit, "passed": failed == 0,
-            "evidence": found.bundle, "checks": found.checks,
+            "unproven": is_unproven, "evidence": found.bundle, "checks": found.checks,
         }));
         return Ok(if failed == 0 { exit::OK } else { exit::WORK });
     }
     found.checks.iter().for_each(show);
     ui::note(format!("Evidence: {}", found.bundle.display()));
+    if is_unproven {
+        ui::note(format!("The stage is {}.", text::UNPROVEN));
+    }
     if failed == 0 {
         ui::line(format!("stage `{id}` at {}: {} passed", found.commit.short(), count(found.checks.len(), "check")));
         return Ok(exit::OK);
@@ -49,12 +54,15 @@ pub fn run(place: &Place, args: &VerifyStage) -> Result<u8, Failure> {
 
 /// One check as a line, with the end of its output when it failed.
 fn show(check: &CheckResult) {
-    let mark = if check.passed { "passed" } else { "FAILED" };
+    let mark = match (check.passed, check.tolerated) {
+        (true, _) => "passed",
+        (false, true) => "warned",
+        (false, false) => "FAILED",
+    };
     let mut about = vec![format!("{} ms", check.duration_ms)];
     about.extend(check.counts.map(|counts| count(usize::try_from(counts.ran).unwrap_or(usize::MAX), "test")));
-    if check.failed_runs > 0 {
-        about.push(format!("flaky: failed {} first", count(check.failed_runs as usize, "time")));
-    }
+    about.extend(text::flaky(check));
+    about.extend(text::about_base(check));
     if !check.leftovers.is_empty() {
         about.push(format!("left {} behind", check.leftovers.join(", ")));
     }

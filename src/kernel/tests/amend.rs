@@ -94,7 +94,7 @@ fn proved_again(sim: &mut Sim, name: &str, proof: Proof) {
     let entry = Entry::Again { stage: id(name) };
     let mut prover = Prover::default();
     prover.look(&sim.world);
-    sim.send(prover.answer(&Event::Proved { entry, tip, proof, kept: None, evidence: Vec::new() }));
+    sim.send(prover.answer(&Event::Proved { entry, tip, proof, kept: None, evidence: Vec::new(), baseline: None }));
 }
 
 #[test]

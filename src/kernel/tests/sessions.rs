@@ -51,7 +51,7 @@ impl Sim {
 
 fn one() -> Sim {
     let mut sim = Sim::new(vec![spec("a", &[], claude()), spec("b", &["a"], claude())]);
-    sim.schedule().hosted("a.1");
+    sim.schedule().hosted("a.1").base_looked("a");
     sim
 }
 
@@ -194,7 +194,7 @@ fn gave_up(session: &str, why: GaveUp) -> Event {
 
 fn two() -> Sim {
     let mut sim = Sim::new(vec![spec("a", &[], claude()), spec("b", &[], claude()), spec("c", &[], command())]);
-    sim.schedule().hosted("a.1").hosted("b.1").hosted("c.1");
+    sim.schedule().hosted("a.1").hosted("b.1").hosted("c.1").base_looked("a").base_looked("b").base_looked("c");
     sim
 }
 

@@ -73,6 +73,12 @@ fn cut_follow(trial: &mut Trial) {
     trial.run_until(|state| state == "a merged, b merged");
 }
 
+/// The base of a stage is looked at while its session works.
+fn look(trial: &mut Trial) {
+    trial.step(&["init", "doc/plans/plan.md"], "init by operator", |_| false);
+    trial.run_until(|state| state == "a merged");
+}
+
 struct Scenario {
     plan: String,
     stages: &'static [&'static str],
@@ -83,10 +89,13 @@ struct Scenario {
 
 fn scenarios() -> Vec<Scenario> {
     let two = || plan(&[sturdy("a"), sturdy("b").after(&["a"])]);
+    let taken = "until grep -q baseline-[t]aken $LOOM_PROJECT/.work/journal.jsonl; do sleep 0.1; done";
+    let slow = sturdy("a").first(taken).with("timeout: 60");
     vec![
         Scenario { plan: rich_plan(), stages: &RICH, drive: tell, is_proven: true },
         Scenario { plan: two(), stages: &["a", "b"], drive: move_branch, is_proven: false },
         Scenario { plan: two(), stages: &["a", "b"], drive: cut_follow, is_proven: true },
+        Scenario { plan: plan(&[slow]), stages: &["a"], drive: look, is_proven: true },
     ]
 }
 

@@ -1,0 +1,185 @@
+//! A look at a stage's base: what its checks do there, before anything was changed.
+
+use std::collections::BTreeSet;
+
+use crate::checks::{self, Bundle, CheckError, Claim, Lifeline, Place, Suite, Tree};
+use crate::daemon::checkout::{Inside, Seen};
+use crate::daemon::executor::Context;
+use crate::daemon::land::evidence_folder;
+use crate::daemon::setup::in_proof;
+use crate::git::{Git, Own};
+use crate::model::baseline::{Baseline, Before, Look};
+use crate::model::event::{Event, EvidenceRef};
+use crate::model::stage::CheckResult;
+
+/// What a look has found.
+pub(super) struct Found {
+    pub(super) baseline: Baseline,
+    /// There is more in it than was known.
+    pub(super) is_new: bool,
+    /// Of what had to be run.
+    pub(super) evidence: Option<EvidenceRef>,
+}
+
+/// Why there is nothing to tell.
+pub(super) enum NotFound {
+    /// Others needed the checkout.
+    MadeWay,
+    Trouble(String),
+}
+
+fn trouble(error: impl std::fmt::Display) -> NotFound {
+    NotFound::Trouble(error.to_string())
+}
+
+impl From<CheckError> for NotFound {
+    fn from(error: CheckError) -> NotFound {
+        match error {
+            CheckError::Cut => NotFound::MadeWay,
+            error => trouble(error),
+        }
+    }
+}
+
+impl Look {
+    pub(super) fn suite(&self) -> Suite<'_> {
+        Suite { checks: &self.checks, criteria: &self.criteria, impact: self.impact.as_ref() }
+    }
+}
+
+/// Looks at the base of a stage while its session works.
+pub(super) fn look(context: &Context, look: &Look) -> Event {
+    let nothing = |kept| Event::BaseLooked { stage: look.stage.clone(), baseline: None, kept, evidence: Vec::new() };
+    let Some(looking) = context.checkout.look(&look.stage) else { return nothing(None) };
+    let (mut kept, mut found) = (None, Err(NotFound::MadeWay));
+    let entered = context.enter(look.kept.as_deref(), look.programs.as_ref());
+    match entered {
+        Ok(Some((mut inside, git, own))) => {
+            found = find_out(context, (&mut inside, &git, &own), look, &looking.lifeline);
+            match inside.leave(&own) {
+                Ok(digest) => kept = Some(digest),
+                Err(error) => found = Err(trouble(error)),
+            }
+            if let Ok(found) = &found {
+                inside.looked = Some((look.stage.clone(), found.baseline.clone()));
+            }
+        }
+        Ok(None) => {}
+        Err(why) => found = Err(NotFound::Trouble(why)),
+    }
+    match found {
+        Ok(found) => Event::BaseLooked {
+            stage: look.stage.clone(),
+            baseline: Some(Box::new(found.baseline)),
+            kept,
+            evidence: found.evidence.into_iter().collect(),
+        },
+        Err(NotFound::MadeWay) => nothing(kept),
+        Err(NotFound::Trouble(why)) => {
+            if let Some(kept) = kept {
+                context.send(None, nothing(Some(kept)));
+            }
+            Event::EffectFailed { effect: "look at the base of a stage", why }
+        }
+    }
+}
+
+/// What is known of the base, and the rest of it found out in the checkout.
+pub(super) fn find_out(
+    context: &Context,
+    (inside, git, own): (&mut Inside, &Git, &Own),
+    look: &Look,
+    lifeline: &Lifeline,
+) -> Result<Found, NotFound> {
+    let tree = git.tree_of(&look.base).map_err(trouble)?;
+    let environment = checks::conditions(context.operator(), &look.setup);
+    let looked = inside.looked.as_ref().filter(|(stage, _)| *stage == look.stage).map(|(_, known)| known.clone());
+    let fits = |known: &&Baseline| known.tree == tree && known.environment == environment;
+    let known: Vec<Baseline> = [look.known.clone(), looked].into_iter().flatten().collect();
+    let known: Vec<&Baseline> = known.iter().filter(fits).collect();
+    let seen = |key: &str| Seen {
+        tree: tree.clone(),
+        working_dir: look.working_dir.clone(),
+        environment: environment.clone(),
+        key: key.to_owned(),
+    };
+    let suite = look.suite();
+    let mut checks: Vec<Before> = Vec::new();
+    let mut missing = BTreeSet::new();
+    let keys = suite.keys();
+    for key in &keys {
+        let before = known.iter().flat_map(|known| &known.checks).find(|before| before.key == *key);
+        let result = before.map(|before| &before.result).or_else(|| inside.recall(&seen(key)));
+        match result {
+            Some(result) => checks.push(Before { key: key.clone(), result: as_base(result) }),
+            None => {
+                missing.insert(key.clone());
+            }
+        }
+    }
+    let mut evidence = None;
+    if !missing.is_empty() {
+        let is_missing = |key: &str| missing.contains(key);
+        let (found, kept) = run(context, (inside, own), (look, &tree), (&is_missing, lifeline))?;
+        evidence = kept;
+        for before in found {
+            inside.remember(seen(&before.key), &before.result);
+            checks.push(Before { result: as_base(&before.result), ..before });
+        }
+    }
+    checks.sort_by_key(|before| keys.iter().position(|key| *key == before.key));
+    checks.dedup_by(|a, b| a.key == b.key);
+    let baseline = Baseline { base: look.base.clone(), tree, environment, checks };
+    let is_new = look.known.as_ref() != Some(&baseline);
+    Ok(Found { baseline, is_new, evidence })
+}
+
+/// What is kept of it: the output of what fails while there is nothing yet says nothing.
+fn as_base(result: &CheckResult) -> CheckResult {
+    CheckResult { tail: String::new(), base: None, tolerated: false, note: String::new(), ..result.clone() }
+}
+
+type Ran = (Vec<Before>, Option<EvidenceRef>);
+
+/// Runs what is missing, on the base.
+fn run(
+    context: &Context,
+    (inside, own): (&mut Inside, &Own),
+    (look, tree): (&Look, &crate::model::ids::Oid),
+    (is_missing, lifeline): (&dyn Fn(&str) -> bool, &Lifeline),
+) -> Result<Ran, NotFound> {
+    inside.check_out(own, tree).map_err(trouble)?;
+    own.show_head(&look.base).map_err(trouble)?;
+    let cwd = own.proof.join(&look.working_dir);
+    let place = Place {
+        cwd: &cwd,
+        work: &context.layout.work,
+        evidence: evidence_folder(&context.layout, look.stage.as_str(), &look.base),
+        environment: context.operator().prepare(&own.home).map_err(trouble)?,
+    };
+    let (files, touched) = (own.files().map_err(trouble)?, BTreeSet::new());
+    let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &look.working_dir };
+    let (layout, operator) = (&context.layout, context.operator());
+    let set_up = in_proof(layout, own, operator, &look.setup, (tree, &place.evidence, lifeline));
+    let ready = match set_up {
+        Err(_) if lifeline.is_cut() => return Err(NotFound::MadeWay),
+        Err(why) => return Err(trouble(why)),
+        Ok(Some(failed)) => Err(failed.why.unwrap_or_default()),
+        Ok(None) if cwd.is_dir() => Ok(&place),
+        Ok(None) => Err(format!("there is no folder `{}`", look.working_dir)),
+    };
+    let found = checks::run_on_base(&look.suite(), is_missing, (ready, &looked), lifeline)?;
+    let claim = Claim {
+        plan_path: look.plan_path.clone(),
+        plan_sha256: look.plan_sha256.clone(),
+        of: look.stage.to_string(),
+        base: look.base.clone(),
+        tip: look.base.clone(),
+        submitted: look.base.clone(),
+        commit: look.base.clone(),
+        tree: tree.clone(),
+    };
+    let results = found.iter().map(|before| before.result.clone()).collect();
+    let kept = Bundle::new(claim, results, context.operator()).keep(&place).map_err(trouble)?;
+    Ok((found, Some(kept)))
+}
