@@ -76,7 +76,9 @@ fn blocked(run: &Run, stage: &Stage, all: &mut Vec<Attention>) {
         true => format!("blocked {} {}", stage.spec.agent.kind(), reason.code.as_str()),
         false => format!("blocked {id} {} {}", stage.sessions, reason.text),
     };
-    if let Some(known) = all.iter_mut().find(|known| known.key == key) {
+    // A cause of its own needs no search among all the others.
+    let same = all.iter_mut().filter(|_| reason.code.parks_the_backend()).find(|known| known.key == key);
+    if let Some(known) = same {
         known.stages.push(id.clone());
         return;
     }

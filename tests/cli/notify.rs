@@ -159,3 +159,26 @@ fn the_terminal_of_who_watches_rings() {
     let env = Env::of(&[blocks("a")]);
     assert!(!env.run().stdout.contains('\x07'), "what is no terminal rings");
 }
+
+/// For agents whose client has no hooks.
+#[test]
+fn an_agent_says_itself_that_it_waits_for_a_person() {
+    let env = Env::new();
+    env.fifo("go");
+    let work = format!(
+        "loom stage waiting a --reason 'the key of the door'\nread go < @OUT@/go\nloom stage resume a\n{}",
+        commit("a", "a")
+    );
+    env.load(&crate::env::plan(&[stage("a").run(work)]));
+    told_by_command(&env, TELL);
+    env.loom(&["run"]).ok();
+    env.until_said("told", "waiting|plan|a|loom attach a|stage `a` asks: the key of the door");
+    let status = env.status();
+    let session = &status["sessions"][0];
+    assert_eq!((session["state"].as_str(), session["asks"].as_str()), (Some("waiting"), Some("the key of the door")));
+    env.go("go");
+    env.settle();
+    assert_eq!((env.state().as_str(), env.stage("a")["attempt"].as_u64()), ("a merged", Some(1)));
+    env.until_said("told", "complete|plan||loom status|");
+    assert_eq!(env.said("told").lines().count(), 2, "{}", env.said("told"));
+}
