@@ -230,6 +230,9 @@ fn tell_session(id: &str, change: &SessionChange) -> Sentence {
             says(format!("session `{id}` is over: {}, {exit}", end.unwrap_or_default()))
         }
         SessionChange::Measured { .. } => says(format!("session `{id}` is measured")),
+        SessionChange::ProcessesLeft { processes } => {
+            says(format!("session `{id}` left processes behind, which were ended")).with_all(processes.iter().cloned())
+        }
         SessionChange::Looked { suspect: Some(suspicion), .. } => {
             says(format!("session `{id}` may hang: {} since {:.0}", suspicion.why, suspicion.since))
         }

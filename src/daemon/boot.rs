@@ -141,11 +141,6 @@ impl Opened {
             let boot_id = crate::base::process::boot_id();
             kernel::recover(world, &Observed { boot_id, ended: executor::ended_sessions(layout, world) })
         });
-        for event in &ended {
-            if let Event::SessionEnded { session, exit: crate::model::session::Exit::Lost } = event {
-                executor::end_survivors(layout, session);
-            }
-        }
         let git = if ended.is_empty() { None } else { git_of(layout) };
         let heard = |event| match event {
             Event::SessionEnded { session, exit } => executor::ended(layout, git.as_ref(), session, exit),

@@ -392,9 +392,6 @@ impl Context {
             Ok(record) => record,
             Err(error) => return failed("watch a session", &error),
         };
-        if record.exit == Exit::Lost {
-            end_survivors(&self.layout, &session);
-        }
         match (record.exit, record.error) {
             (Exit::NeverStarted, Some(text)) => Event::StartFailed { session, why: StartFailure::Passing { text } },
             (exit, _) => {
@@ -560,14 +557,6 @@ pub(super) fn plan_name() -> StageId {
 /// The end of a session last, before it what is left of it.
 pub(super) fn ended(layout: &Layout, git: Option<&Git>, session: SessionId, exit: Exit) -> Vec<Event> {
     super::remains::at_the_end(layout, git, session, exit)
-}
-
-/// Ends what a host that was killed could not end any more.
-pub(super) fn end_survivors(layout: &Layout, session: &SessionId) {
-    let ended = control::kill_survivors(&layout.project, session.as_str());
-    if !ended.is_empty() {
-        tracing::warn!("{session} left {} behind without a host: ended", ended.join(", "));
-    }
 }
 
 /// Sessions on record whose host does not hold its lock, with what each left.

@@ -4,10 +4,11 @@
 use crate::agent;
 use crate::base::layout::Layout;
 use crate::git::Git;
+use crate::host::control;
 use crate::model::event::Event;
 use crate::model::handoff::Handoff;
 use crate::model::ids::{Oid, SessionId};
-use crate::model::limits::HANDOFF_LIST_MAX;
+use crate::model::limits::{HANDOFF_LIST_MAX, LEFTOVERS_NAMED};
 use crate::model::session::Exit;
 
 /// Where a session works: `ground.json` in its folder, so that its work can be looked at
@@ -24,15 +25,23 @@ impl WorkPlace {
     }
 }
 
-/// What happened at the end of a session, in order: its last measurement, what it left, its end.
+/// What happened at the end of a session, in order: the processes that outlived it, its last measurement,
+/// what it left, its end. Afterwards none of its processes is there.
 pub(super) fn at_the_end(layout: &Layout, git: Option<&Git>, session: SessionId, exit: Exit) -> Vec<Event> {
     let dir = layout.session(&session);
     let end = match agent::gave_up(&dir, exit) {
         Some(why) => Event::SessionGaveUp { session: session.clone(), exit, why },
         None => Event::SessionEnded { session: session.clone(), exit },
     };
-    let Some(traces) = agent::traces(&dir) else { return vec![end] };
     let mut events = Vec::new();
+    let processes = processes_left(layout, &session, exit);
+    if !processes.is_empty() {
+        events.push(Event::ProcessesLeft { session: session.clone(), processes });
+    }
+    let Some(traces) = agent::traces(&dir) else {
+        events.push(end);
+        return events;
+    };
     if let Some(usage) = traces.usage {
         events.push(Event::SessionMeasured { session: session.clone(), usage });
     }
@@ -44,6 +53,19 @@ pub(super) fn at_the_end(layout: &Layout, git: Option<&Git>, session: SessionId,
     }
     events.push(end);
     events
+}
+
+/// What outlived the session, by name and pid. Its host has ended it, or it is ended here.
+fn processes_left(layout: &Layout, session: &SessionId, exit: Exit) -> Vec<String> {
+    let mut left = match exit {
+        Exit::Lost => control::kill_survivors(&layout.project, session.as_str()),
+        _ => control::wait_end(&layout.session(session)).map(|record| record.leftovers).unwrap_or_default(),
+    };
+    if left.len() > LEFTOVERS_NAMED {
+        let more = left.split_off(LEFTOVERS_NAMED).len();
+        left.push(format!("and {more} more"));
+    }
+    left
 }
 
 /// A handoff from git and the last words of the transcript.

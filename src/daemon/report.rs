@@ -8,6 +8,7 @@ use crate::kernel::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use crate::kernel::{is_unproven, next_step, text};
 use crate::model::attention::Attention;
 use crate::model::budget::{Budget, Spent};
+use crate::model::ids::SessionId;
 use crate::model::limits::CONTEXT_BUDGET_DEFAULT;
 use crate::model::plan::{BackendKind, stage_branch};
 use crate::model::session::{Activity, Preparing, Session, SessionState, Suspicion};
@@ -344,6 +345,13 @@ fn notices(world: &World, run: &Run, tip_now: Option<&str>) -> Vec<String> {
     }
     if let Some(why) = &run.paused {
         notices.push(format!("the plan is paused, no session starts: {why}"));
+    }
+    for stage in run.stages.values().filter(|stage| !stage.state.is_final()) {
+        let newest = run.sessions.get(&SessionId::of(&stage.spec.id, stage.sessions));
+        if let Some(session) = newest.filter(|session| !session.left.is_empty()) {
+            let left = session.left.join(", ");
+            notices.push(format!("session `{}` left processes behind, which were ended: {left}", session.id));
+        }
     }
     for (backend, lane) in &run.lanes {
         if let Some(parked) = &lane.parked {

@@ -440,6 +440,7 @@ fn cause_of(event: &Event) -> &'static str {
         Event::SessionEnded { .. } => "session ended",
         Event::SessionGaveUp { .. } => "session gave up",
         Event::SessionSeen { .. } => "session seen",
+        Event::ProcessesLeft { .. } => "processes left",
         Event::SessionMeasured { .. } => "session measured",
         Event::SessionLeft { .. } => "session left",
         Event::Inspected { .. } => "inspected",

@@ -174,7 +174,7 @@ pub fn end(dir: &Path, grace: Duration) -> io::Result<()> {
 
 /// Kills what is left of `session` after its host died without ending it: every process of this
 /// user that was started with `LOOM_SESSION=<session>` in `project`: session ids repeat from
-/// project to project. Returns their names.
+/// project to project. Returns their names and pids.
 pub fn kill_survivors(project: &Path, session: &str) -> Vec<String> {
     let mut killed = Vec::new();
     // What forks while it is killed is found by the next pass; a pass that finds nobody new is the last.
@@ -182,7 +182,7 @@ pub fn kill_survivors(project: &Path, session: &str) -> Vec<String> {
     loop {
         let before = seen.len();
         for (pid, start_ticks) in processes_of(project, session) {
-            let name = tree::name(pid);
+            let name = format!("{} ({pid})", tree::name(pid));
             if tree::signal_exactly(pid, start_ticks, Signal::KILL) && seen.insert((pid, start_ticks)) {
                 killed.push(name);
             }

@@ -1,7 +1,7 @@
 //! A host while its child lives: output goes to disk and screen, viewers are
 //! served, deadlines are met, and at the end the whole tree is gone.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -89,7 +89,8 @@ pub struct Running {
     painted_at: Option<Instant>,
     timed_out: bool,
     loses_output: bool,
-    leftovers: BTreeSet<String>,
+    /// Outlived the child: their names.
+    leftovers: BTreeMap<u32, String>,
     started_at: jiff::Timestamp,
     buffer: Vec<u8>,
 }
@@ -129,7 +130,7 @@ impl Running {
             painted_at: None,
             timed_out: false,
             loses_output: false,
-            leftovers: BTreeSet::new(),
+            leftovers: BTreeMap::new(),
             started_at: clock::now(),
             buffer: vec![0; 64 << 10],
         }
@@ -370,7 +371,8 @@ impl Running {
     }
     fn name_leftovers(&mut self, pids: &[u32]) {
         if self.status.is_some() {
-            self.leftovers.extend(pids.iter().map(|pid| tree::name(*pid)).filter(|name| !name.is_empty()));
+            let named = pids.iter().map(|pid| (*pid, tree::name(*pid)));
+            self.leftovers.extend(named.filter(|(_, name)| !name.is_empty()));
         }
     }
     /// Reaps what died. The child's own end begins the end of what it left behind.
@@ -435,7 +437,13 @@ impl Running {
             // Killed, and still hanging in the kernel.
             None => Exit::UnixSignal { signal: Signal::KILL.as_raw() },
         };
-        let leftovers = self.leftovers.iter().cloned().collect();
+        // Only what hangs in the kernel is there still.
+        let there = tree::descendants(std::process::id());
+        let leftover = |(pid, name): (&u32, &String)| match there.contains(pid) {
+            true => format!("{name} ({pid}, still there)"),
+            false => format!("{name} ({pid})"),
+        };
+        let leftovers = self.leftovers.iter().map(leftover).collect();
         ExitRecord { exit, error: None, started_at: Some(self.started_at), ended_at: clock::now(), leftovers }
     }
 }

@@ -80,7 +80,7 @@ pub struct ExitRecord {
     pub error: Option<String>,
     pub started_at: Option<jiff::Timestamp>,
     pub ended_at: jiff::Timestamp,
-    /// Command names of descendants that outlived the child and were ended.
+    /// Descendants that outlived the child and were ended: command name and pid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leftovers: Vec<String>,
 }

@@ -9,7 +9,7 @@ use super::world::{Run, Stage, World};
 use super::{context, gates, lane, text, watchdog};
 use crate::model::effect::{Answer, Effect};
 use crate::model::event::{Inspection, RequestId};
-use crate::model::fact::{Fact, StageChange};
+use crate::model::fact::{Fact, SessionChange, StageChange};
 use crate::model::gate::GateSubject;
 use crate::model::ids::{Oid, SessionId, StageId};
 use crate::model::limits::{BACKOFF_FIRST, BACKOFF_MAX};
@@ -50,6 +50,13 @@ pub(super) fn session_ended(world: &World, run: &Run, id: &SessionId, exit: Exit
             attempt_failed(world, stage, cause, draft);
         }
         _ => attempt_failed(world, stage, cause_of(stage, exit), draft),
+    }
+}
+
+/// What outlived a session, for whoever wonders what it had started.
+pub(super) fn processes_left(run: &Run, id: &SessionId, processes: &[String], draft: &mut Draft) {
+    if run.sessions.get(id).is_some_and(|session| !session.is_over() && session.left != processes) {
+        draft.fact(Fact::session(id, SessionChange::ProcessesLeft { processes: processes.to_vec() }));
     }
 }
 

@@ -56,6 +56,7 @@ fn decide(world: &World, event: &Event, draft: &mut Draft) -> Result<(), Refusal
             end::session_gave_up(world, run, session, (*exit, why), draft);
         }
         Event::SessionSeen { session, pulse } => watchdog::seen(world, run, session, pulse, draft),
+        Event::ProcessesLeft { session, processes } => end::processes_left(run, session, processes, draft),
         Event::SessionMeasured { session, usage } => context::noted(run, session, usage, draft),
         Event::SessionLeft { session, remains } => context::left(run, session, remains, draft),
         Event::Inspected { stage, session, request, inspection } => {

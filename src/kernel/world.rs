@@ -634,6 +634,7 @@ impl Run {
                 session.told = session.told.filter(|(zone, _)| *zone != Zone::Red);
             }
             SessionChange::Measured { usage } => session.usage = Some(*usage),
+            SessionChange::ProcessesLeft { processes } => session.left.clone_from(processes),
             SessionChange::Looked { look_at, suspect } => {
                 session.look_at = Some(*look_at);
                 session.suspect.clone_from(suspect);
@@ -672,6 +673,7 @@ fn planned(id: &SessionId, change: &SessionChange, at: Timestamp) -> Option<Sess
         started_at: at,
         usage: None,
         told: None,
+        left: Vec::new(),
         look_at: None,
         suspect: None,
     })

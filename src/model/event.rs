@@ -82,6 +82,11 @@ pub enum Event {
         session: SessionId,
         pulse: Pulse,
     },
+    /// Processes outlived a session and were ended: name and pid of each.
+    ProcessesLeft {
+        session: SessionId,
+        processes: Vec<String>,
+    },
     /// Measured at its end.
     SessionMeasured {
         session: SessionId,

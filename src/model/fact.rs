@@ -335,6 +335,10 @@ pub enum SessionChange {
     Measured {
         usage: Usage,
     },
+    /// These processes outlived it and were ended: name and pid of each.
+    ProcessesLeft {
+        processes: Vec<String>,
+    },
     /// It is looked at again then; `suspect`: why it may hang.
     Looked {
         look_at: Timestamp,

@@ -190,3 +190,5 @@ pub const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(20);
 pub const NOTIFY_TEXT_BYTES_MAX: usize = 4 << 10;
 /// Kept of what a channel says when it fails, in bytes.
 pub const NOTIFY_REPLY_BYTES_MAX: usize = 1 << 10;
+/// Processes that outlived a session and are named in the journal.
+pub const LEFTOVERS_NAMED: usize = 20;

@@ -44,6 +44,8 @@ pub struct Session {
     /// When somebody looks whether it is still at work.
     pub look_at: Option<Timestamp>,
     pub suspect: Option<Suspicion>,
+    /// Processes that outlived it and were ended.
+    pub left: Vec<String>,
 }
 
 /// Why a session may hang.

@@ -225,6 +225,30 @@ fn a_worktree_that_goes_away_under_its_agent_is_a_failed_attempt() {
     assert_eq!(env.stage("a")["attempt"], 2);
 }
 
+/// In sessions of their own, orphaned twice, deaf to hang-ups and the polite signal, without an environment.
+const ESCAPES: &str = "(setsid sleep 4251 >/dev/null 2>&1 &)
+nohup sleep 4252 >/dev/null 2>&1 &
+sh -c 'sh -c \"setsid sleep 4253 &\" &'
+(trap '' TERM HUP; setsid sleep 4254 &)
+(env -i setsid sleep 4255 &)
+until [ $(pgrep -c -f '^sleep 425[1-5]$') = 5 ]; do :; done
+exit 1";
+
+#[test]
+fn what_a_session_leaves_is_ended_and_named() {
+    let env = Env::new();
+    env.load(&plan(&[stage("a").run(ESCAPES).with("max_retries: 0")]));
+    let _ = env.loom(&["run", "--watch"]);
+    assert_eq!(env.pids("sleep 425"), [0_u32; 0]);
+    let status = env.loom(&["status", "--json"]).json();
+    let notices = status["notices"].to_string();
+    assert_eq!(notices.matches("sleep (").count(), 5, "{notices}");
+    assert!(notices.contains("session `a.1` left processes behind"), "{notices}");
+    env.loom(&["audit"]).has("left processes behind").has("sleep (");
+    let record = std::fs::read_to_string(env.repo.join(".work/sessions/a.1/exit.json")).unwrap();
+    assert_eq!(record.matches("sleep (").count(), 5, "{record}");
+}
+
 #[test]
 fn a_background_child_does_not_outlive_its_stage() {
     let env = Env::new();
