@@ -65,30 +65,41 @@ impl Drop for Tmux<'_> {
     }
 }
 
+/// The command of each step of the walk in the document.
+fn walk() -> Vec<String> {
+    let document = include_str!("../../doc/sessions.md");
+    let (_, walk) = document.split_once("## A walk through tmux").unwrap();
+    let (walk, _) = walk.split_once("\n## ").unwrap();
+    let steps = walk.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit()));
+    steps.map(|step| step.split('`').nth(1).unwrap().replace("<stage>", "a")).collect()
+}
+
 #[test]
 fn a_window_in_tmux_shows_a_session_and_is_only_a_viewer() {
+    let walk = walk();
+    let [run, detach, attach, kill_window, again] = &walk[..] else { panic!("{walk:?}") };
     let env = project();
     let tmux = Tmux { env: &env, name: format!("loom-t-{}", std::process::id()) };
     tmux.run(&["new-session", "-d", "-s", "w", "-x", "100", "-y", "30", "sh"]);
-    tmux.types("w", "loom run --no-sandbox --terminal auto");
+    tmux.types("w", &format!("{run} --no-sandbox"));
     env.until("a window for the session", || tmux.has_window("loom-a-1"));
     tmux.shows("loom-a-1", "agent here");
     // An answer is typed where the question is.
     tmux.types("loom-a-1", "hello");
     tmux.shows("loom-a-1", "got hello");
     // Detaching closes the window, and nothing else.
-    tmux.run(&["send-keys", "-t", "loom-a-1", "C-\\"]);
+    tmux.run(&["send-keys", "-t", "loom-a-1", &detach.replace("Ctrl", "C")]);
     env.until("the window is closed", || !tmux.has_window("loom-a-1"));
     assert_eq!(env.stage("a")["state"], "running");
     // Attached again by hand, in a window that is killed.
-    tmux.run(&["new-window", "-d", "-n", "again", "loom attach a"]);
-    tmux.shows("again", "got hello");
-    tmux.run(&["kill-window", "-t", "again"]);
-    env.until("the window is gone", || !tmux.has_window("again"));
-    assert_eq!(env.stage("a")["state"], "running");
-    tmux.run(&["new-window", "-d", "-n", "third", "loom attach a"]);
+    tmux.run(&["new-window", "-d", "-n", "third", attach]);
     tmux.shows("third", "got hello");
-    tmux.types("third", "commit");
+    tmux.run(&[kill_window.strip_prefix("tmux ").unwrap(), "-t", "third"]);
+    env.until("the window is gone", || !tmux.has_window("third"));
+    assert_eq!(env.stage("a")["state"], "running");
+    tmux.run(&["new-window", "-d", "-n", "fifth", again]);
+    tmux.shows("fifth", "got hello");
+    tmux.types("fifth", "commit");
     env.until_state("a", "merged");
     assert_eq!(env.stage("a")["attempt"], 1);
 }
