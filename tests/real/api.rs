@@ -93,6 +93,8 @@ pub enum Turn {
     Hang,
     /// Starts a reply and hangs up in the middle of it.
     Cut,
+    /// Starts a text and says nothing more until the server ends.
+    Stall,
 }
 
 impl Turn {
@@ -329,6 +331,14 @@ impl Shared {
                 http::write_stream_head(out, &[])?;
                 event(out, "message_start", json!({"message": message(seen, Vec::new(), 1)}))?;
                 Ok(Next::Close)
+            }
+            Turn::Stall => {
+                http::write_stream_head(out, &[])?;
+                event(out, "message_start", json!({"message": message(seen, Vec::new(), 1)}))?;
+                event(out, "content_block_start", json!({"index": 0, "content_block": {"type": "text", "text": ""}}))?;
+                let delta = json!({"type": "text_delta", "text": "I begin to say"});
+                event(out, "content_block_delta", json!({"index": 0, "delta": delta}))?;
+                self.play(seen, Turn::Hang, is_stream, out)
             }
             Turn::Message { blocks, input_tokens, headers } => {
                 let blocks = blocks.into_iter().map(|block| seen.block(block)).collect();

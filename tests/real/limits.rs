@@ -1,11 +1,9 @@
-//! Usage limits, outages, refusals, and clients that are killed at any point.
+//! Usage limits, outages and refusals.
 
-use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::api::{Api, Lane, Script, Turn, When};
-use crate::deadline::wait_for;
-use crate::plans::{HEADLESS, ONE, TERMINAL, commit, complete, diligent, lane, write};
+use crate::api::{Api, Script, Turn};
+use crate::plans::{HEADLESS, ONE, TERMINAL, diligent, lane};
 use crate::project::Project;
 
 const TWO: &str = r#"
@@ -129,53 +127,4 @@ fn a_refusal_is_not_tried_again_headless() {
 #[test]
 fn a_refusal_is_not_tried_again_in_a_terminal() {
     refused(TERMINAL);
-}
-
-/// `kill -9` of the client while it waits for its turn number `point`.
-fn killed_at(point: usize) {
-    let steps = [
-        write("half.txt", "half\n"),
-        Turn::bash("cat half.txt"),
-        commit("half.txt"),
-        Turn::bash("git log --oneline"),
-        Turn::bash("loom signal"),
-        write("a.txt", "alp\n"),
-        Turn::bash("git status --short"),
-        commit("a.txt"),
-        write("a.txt", "alpha\n"),
-        commit("a.txt"),
-    ];
-    let turns = steps.into_iter().enumerate().map(|(at, turn)| if at == point { turn.held("killed") } else { turn });
-    let finish = [
-        Turn::bash("echo half > half.txt; echo alpha > a.txt"),
-        Turn::bash("git add half.txt a.txt && git commit -qm 'Finish'; git status --short"),
-        complete(),
-        Turn::text("Done."),
-    ];
-    let resumed =
-        Lane::new("resumed").when(When::Anywhere("You go on with stage `api`".to_owned())).turns(finish.clone());
-    let begun = lane("api", turns);
-    // A client that was killed before it wrote anything begins again.
-    let api = Api::start(Script::new().lane(resumed).lane(begun));
-    let project = Project::new(&api);
-    project.init(HEADLESS, ONE);
-    project.start();
-    api.wait_for("at the point", |seen| seen.lane == "api" && seen.turn == point);
-    let before = project.git(&["rev-list", "loom/api"]);
-    project.kill(wait_for("the client", || project.client_of("api")), Signal::KILL);
-    api.release("killed");
-    project.run_to_the_end();
-    assert_eq!(project.ends(), ["crashed", "submitted"], "point {point}\n{}", project.story());
-    let landed = project.git(&["rev-list", "main"]);
-    assert!(before.lines().all(|commit| landed.contains(commit)), "point {point}: a commit was lost");
-    assert_eq!(project.git(&["show", "main:a.txt", "main:half.txt"]), "alpha\nhalf\n", "point {point}");
-}
-
-#[test]
-fn a_client_killed_at_ten_points_loses_nothing() {
-    std::thread::scope(|scope| {
-        for points in [0..5, 5..10] {
-            scope.spawn(move || points.for_each(killed_at));
-        }
-    });
 }

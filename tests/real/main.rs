@@ -17,6 +17,7 @@ mod budget;
 mod hangs;
 mod headless;
 mod interactive;
+mod kills;
 mod limits;
 mod plans;
 mod sandbox;

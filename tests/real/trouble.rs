@@ -408,3 +408,20 @@ fn an_agent_opened_by_hand_is_told_whose_tree_it_is_in_and_cannot_submit() {
     project.run_to_the_end();
     assert_eq!(project.sessions_started(), 1);
 }
+
+/// What a person says with a retry is read by the agent.
+#[test]
+fn the_words_of_a_retry_reach_the_agent() {
+    let blocks = [Turn::bash("loom stage block api --reason 'which letter?'"), Turn::text("I wait.")];
+    let told = Lane::new("told").when(When::Anywhere("plant the aubergine".to_owned()));
+    let script = Script::new().lane(told.turns(diligent("a.txt", "alpha\n"))).lane(lane("api", blocks));
+    let api = Api::start(script);
+    let project = Project::new(&api);
+    project.init(HEADLESS, ONE);
+    assert_eq!(project.run().code, 4, "{}", project.story());
+    assert_eq!(project.stage("api")["reason"]["code"], "by-agent");
+    let said = project.loom(&["stage", "retry", "api", "--context", "plant the aubergine"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    project.run_to_the_end();
+    assert!(api.main_requests().iter().any(|seen| seen.lane == "told"), "{}", project.story());
+}
