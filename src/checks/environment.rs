@@ -169,6 +169,13 @@ impl Operator {
                 crate::base::fs::write_atomic(&path, content)?;
             }
         }
+        // What the checks of another stage have left there sets nobody's tools up.
+        for name in SETTINGS.iter().filter(|name| !self.settings.iter().any(|(known, _)| known == Path::new(name))) {
+            match fs_err::remove_file(home.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
         for name in LINKED {
             let target = match name.strip_prefix(".cargo/") {
                 Some(rest) => self.cargo_home.join(rest),
@@ -190,6 +197,8 @@ impl Operator {
         environment.insert("CARGO_HOME".to_owned(), home.join(".cargo").display().to_string());
         environment.insert("PATH".to_owned(), self.path_text());
         environment.insert("LOOM_HOST".to_owned(), "1".to_owned());
+        // Its caches know a source by size and second: another stage's would be taken for this one's.
+        environment.insert("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned());
         Ok(environment.into_iter().collect())
     }
 

@@ -48,6 +48,24 @@ pub struct Place<'a> {
     pub evidence: PathBuf,
     /// The whole environment of the commands.
     pub environment: Vec<(String, String)>,
+    /// The tracked files there, unless what a check changes is the next one's to see.
+    pub tracked: Option<Tracked<'a>>,
+}
+
+/// The files of the tree that is judged, and how they are made what they are in it.
+#[derive(Clone, Copy)]
+pub struct Tracked<'a> {
+    pub root: &'a Path,
+    /// Relative to `root`.
+    pub files: &'a [String],
+    /// Puts them back and says which were not as they should be.
+    pub put_back: &'a dyn Fn() -> std::io::Result<Vec<String>>,
+}
+
+impl std::fmt::Debug for Tracked<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tracked").field("root", &self.root).field("files", &self.files.len()).finish()
+    }
 }
 
 /// What decides about a stage.
@@ -74,6 +92,15 @@ pub fn run_all(suite: &Suite, place: &Place, tree: &Tree) -> Result<Vec<CheckRes
     let mut results = run(suite.commands(), place, &Lifeline::default())?;
     results.extend(inspect::look(suite.criteria, tree));
     Ok(results)
+}
+
+/// A command has written to what Loom judges with: nothing that came of these is believed.
+pub fn distrust(results: &mut [CheckResult]) {
+    for result in results {
+        (result.passed, result.tolerated) = (false, false);
+        result.why =
+            Some("a command of these checks wrote to Loom's own repository beside the proof checkout".to_owned());
+    }
 }
 
 /// Runs checks that are commands and nothing else, for as long as the lifeline holds.
@@ -112,22 +139,33 @@ pub fn conditions(operator: &Operator, setup: &[Setup]) -> String {
     crate::base::text::sha256(format!("{} {setup}", operator.digest()).as_bytes())[..16].to_owned()
 }
 
+/// Each command sees the tree that is judged: what one has changed of it is put back before the
+/// next runs, and before anybody looks.
 fn run(commands: Vec<verdict::Command>, place: &Place, lifeline: &Lifeline) -> Result<Vec<CheckResult>, CheckError> {
-    if commands.is_empty() {
-        return Ok(Vec::new());
-    }
-    let order = runner::Order {
+    let mut results: Vec<CheckResult> = Vec::with_capacity(commands.len());
+    let mut order = runner::Order {
         cwd: place.cwd.to_path_buf(),
         environment: place.environment.clone(),
         commands,
+        first: 0,
         evidence: place.evidence.clone(),
         work: place.work.to_path_buf(),
+        watched: place.tracked.map(runner::Watched::of),
         log: None,
         lock: None,
         stops: false,
     };
-    match runner::run(&order, lifeline) {
-        Err(_) if lifeline.is_cut() => Err(CheckError::Cut),
-        ran => Ok(ran?),
+    while !order.commands.is_empty() {
+        let mut ran = match runner::run(&order, lifeline) {
+            Err(_) if lifeline.is_cut() => return Err(CheckError::Cut),
+            ran => ran?,
+        };
+        if let (true, Some(tracked), Some(last)) = (ran.touched, place.tracked, ran.results.last_mut()) {
+            last.changed = (tracked.put_back)()?;
+        }
+        order.commands.drain(..ran.results.len());
+        results.append(&mut ran.results);
+        order.first = results.len();
     }
+    Ok(results)
 }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 
+use super::Tracked;
 use super::verdict::{self, Ran};
 use crate::base::wait::{Got, Interest, earlier, read, set_nonblocking, wait};
 use crate::base::{process, text};
@@ -33,10 +35,16 @@ pub(super) struct Order {
     /// The whole environment of the commands.
     pub(super) environment: Vec<(String, String)>,
     pub(super) commands: Vec<verdict::Command>,
+    /// How many came before these.
+    #[serde(default)]
+    pub(super) first: usize,
     /// Where outputs are kept; made when there is the first one.
     pub(super) evidence: PathBuf,
     /// `.work/`: paths of outputs are told relative to it.
     pub(super) work: PathBuf,
+    /// Files at which the runner stops, behind the command that touched one.
+    #[serde(default)]
+    pub(super) watched: Option<Watched>,
     /// Where output is appended as it comes, instead of being kept as evidence.
     #[serde(default)]
     pub(super) log: Option<PathBuf>,
@@ -46,6 +54,40 @@ pub(super) struct Order {
     /// Whether what comes after a failed command is left out.
     #[serde(default)]
     pub(super) stops: bool,
+}
+
+/// Files below a folder that no command may leave touched.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Watched {
+    root: PathBuf,
+    files: Vec<String>,
+}
+
+/// What cannot stay the same when somebody writes to a file: mode, inode, size, the times of its
+/// content and, which only the clock sets, of the inode.
+type Identity = Option<(u32, u64, u64, i64, i64, i64, i64)>;
+
+impl Watched {
+    pub(super) fn of(tracked: Tracked) -> Watched {
+        Watched { root: tracked.root.to_path_buf(), files: tracked.files.to_vec() }
+    }
+
+    fn look(&self) -> Vec<Identity> {
+        let identity = |meta: std::fs::Metadata| {
+            let (content, inode) = ((meta.mtime(), meta.mtime_nsec()), (meta.ctime(), meta.ctime_nsec()));
+            (meta.mode(), meta.ino(), meta.size(), content.0, content.1, inode.0, inode.1)
+        };
+        let look = |file: &String| std::fs::symlink_metadata(self.root.join(file)).ok().map(identity);
+        self.files.iter().map(look).collect()
+    }
+}
+
+/// What came of an order.
+pub(super) struct Carried {
+    /// Of the commands that ran, in order.
+    pub(super) results: Vec<CheckResult>,
+    /// The last of them touched a watched file: what comes after it was not run.
+    pub(super) touched: bool,
 }
 
 /// What a runner hangs on: when it is cut, the runner ends everything and goes.
@@ -92,6 +134,8 @@ impl Lifeline {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer {
     Result(Box<CheckResult>),
+    /// The last command touched a watched file.
+    Touched,
     /// The command could not be run at all.
     Trouble(String),
 }
@@ -108,7 +152,7 @@ pub fn main(arguments: &[std::ffi::OsString]) -> Option<u8> {
 }
 
 /// Starts a runner and waits for the results of `order`, in order.
-pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Vec<CheckResult>> {
+pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Carried> {
     let binary = process::this_binary()?;
     let binary = if binary.exists() { binary } else { PathBuf::from("/proc/self/exe") };
     let mut command = process::command(binary);
@@ -123,25 +167,29 @@ pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Vec<CheckRes
     let answers = lifeline.tie(stdin, &told).and_then(|()| receive(stdout, order.commands.len()));
     lifeline.let_go();
     runner.wait()?;
-    let is_whole = |answers: &[CheckResult]| {
-        answers.len() == order.commands.len() || (order.stops && answers.last().is_some_and(|last| !last.passed))
+    let is_whole = |carried: &Carried| {
+        let results = &carried.results;
+        results.len() == order.commands.len()
+            || (order.stops && results.last().is_some_and(|last| !last.passed))
+            || (carried.touched && !results.is_empty())
     };
     match answers {
-        Ok(answers) if is_whole(&answers) => Ok(answers),
+        Ok(carried) if is_whole(&carried) => Ok(carried),
         Ok(_) => Err(gone()),
         Err(error) => Err(error),
     }
 }
 
-fn receive(stdout: impl io::Read, wanted: usize) -> io::Result<Vec<CheckResult>> {
-    let mut results = Vec::with_capacity(wanted);
+fn receive(stdout: impl io::Read, wanted: usize) -> io::Result<Carried> {
+    let mut carried = Carried { results: Vec::with_capacity(wanted), touched: false };
     for line in io::BufReader::new(stdout).lines() {
         match serde_json::from_str(&line?)? {
-            Answer::Result(result) => results.push(*result),
+            Answer::Result(result) => carried.results.push(*result),
+            Answer::Touched => carried.touched = true,
             Answer::Trouble(text) => return Err(io::Error::other(text)),
         }
     }
-    Ok(results)
+    Ok(carried)
 }
 
 fn carry_out() -> io::Result<()> {
@@ -160,18 +208,22 @@ fn carry_out() -> io::Result<()> {
         }
         None => None,
     };
+    let before = order.watched.as_ref().map(Watched::look);
     let mut stdout = io::stdout().lock();
     for (at, command) in order.commands.iter().enumerate() {
-        let answer = match until_it_passes(&order, at, command) {
+        let answer = match until_it_passes(&order, order.first + at, command) {
             Ok(result) => Answer::Result(Box::new(result)),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(error),
             Err(error) => Answer::Trouble(error.to_string()),
         };
+        let is_touched = order.watched.as_ref().map(Watched::look) != before;
         let is_last = order.stops && !matches!(&answer, Answer::Result(result) if result.passed);
-        let line = serde_json::to_string(&answer)?;
-        writeln!(stdout, "{line}")?;
+        writeln!(stdout, "{}", serde_json::to_string(&answer)?)?;
+        if is_touched {
+            writeln!(stdout, "{}", serde_json::to_string(&Answer::Touched)?)?;
+        }
         stdout.flush()?;
-        if is_last {
+        if is_last || is_touched {
             break;
         }
     }

@@ -68,13 +68,15 @@ pub fn carry_out(preparation: &Preparation, lifeline: &Lifeline) -> Result<Optio
         cwd: preparation.cwd.to_path_buf(),
         environment: preparation.environment.clone(),
         commands: preparation.commands.iter().map(command).collect(),
+        first: 0,
+        watched: None,
         evidence: preparation.evidence.clone(),
         work: preparation.work.to_path_buf(),
         log: preparation.log.clone(),
         lock: preparation.lock.clone(),
         stops: preparation.stops,
     };
-    Ok(runner::run(&order, lifeline)?.into_iter().find(|result| !result.passed))
+    Ok(runner::run(&order, lifeline)?.results.into_iter().find(|result| !result.passed))
 }
 
 /// A digest of everything that says what these setups do: their text, the files of the tree that it

@@ -9,7 +9,8 @@ use crate::client;
 use crate::git::Git;
 use crate::model::effect::Answer;
 use crate::model::event::Request;
-use crate::wire::status::PhaseOfPlan;
+use crate::model::refusal::{Refusal, RefusalKind};
+use crate::wire::status::{PhaseOfPlan, Status};
 
 /// Where a command was started.
 pub struct Place {
@@ -34,10 +35,33 @@ impl Place {
         if let Answer::Done { text } = client::request(&self.layout, request)? {
             ui::note(text);
         }
-        let status = client::status(&self.layout)?;
-        if !status.daemon.running && status.phase == PhaseOfPlan::Stopped {
-            ui::note("Next: loom run");
-        }
+        say_next(&client::status(&self.layout)?);
         Ok(exit::OK)
+    }
+
+    /// `loom merge` without a stage: waits until the base branch has followed, or stays.
+    pub fn follow(&self) -> Result<u8, Failure> {
+        let Answer::Done { text } = client::request(&self.layout, Request::Merge { stage: None })? else {
+            return Ok(exit::OK);
+        };
+        let status =
+            client::status_when(&self.layout, |status| status.plan.as_ref().is_none_or(|plan| !plan.following))?;
+        let stays = status.plan.as_ref().and_then(|plan| Some((plan.base.clone(), plan.base_stays.clone()?)));
+        let Some((base, why)) = stays else {
+            ui::note(text);
+            say_next(&status);
+            return Ok(exit::OK);
+        };
+        Err(Failure::from(
+            Refusal::new(RefusalKind::Work, format!("branch `{base}` stays where it is"))
+                .because(why)
+                .hint("make room for it, then: loom merge"),
+        ))
+    }
+}
+
+fn say_next(status: &Status) {
+    if !status.daemon.running && status.phase == PhaseOfPlan::Stopped {
+        ui::note("Next: loom run");
     }
 }

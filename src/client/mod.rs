@@ -270,6 +270,24 @@ pub fn status(layout: &Layout) -> Result<Status, ClientError> {
     }
 }
 
+/// The first status that `is_it`: the daemon's, or the journal's when there is none.
+pub fn status_when(layout: &Layout, is_it: impl Fn(&Status) -> bool) -> Result<Status, ClientError> {
+    let wait = || -> Result<Status, ClientError> {
+        let mut client = Client::open(layout)?;
+        client.subscribe()?;
+        loop {
+            let status = client.next_status()?;
+            if is_it(&status) {
+                return Ok(status);
+            }
+        }
+    };
+    match wait() {
+        Err(ClientError::NoDaemon | ClientError::Gone) => read_status(layout),
+        answer => answer,
+    }
+}
+
 /// The status as a person reads it, from the daemon or from the journal.
 pub fn picture(layout: &Layout, color: bool) -> Result<String, ClientError> {
     match Client::open(layout).and_then(|mut client| client.picture(color)) {

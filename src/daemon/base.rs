@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::checks::{self, Bundle, CheckError, Claim, Lifeline, Place, Suite, Tree};
+use crate::checks::{self, Bundle, CheckError, Claim, Lifeline, Place, Suite, Tracked, Tree};
 use crate::daemon::checkout::{Inside, Seen};
 use crate::daemon::executor::Context;
 use crate::daemon::land::evidence_folder;
@@ -151,16 +151,21 @@ fn run(
     inside.check_out(own, tree).map_err(trouble)?;
     own.show_head(&look.base).map_err(trouble)?;
     let cwd = own.proof.join(&look.working_dir);
+    let (files, touched) = (own.files().map_err(trouble)?, BTreeSet::new());
     let place = Place {
+        tracked: None,
         cwd: &cwd,
         work: &context.layout.work,
         evidence: evidence_folder(&context.layout, look.stage.as_str(), &look.base),
         environment: context.operator().prepare(&own.home).map_err(trouble)?,
     };
-    let (files, touched) = (own.files().map_err(trouble)?, BTreeSet::new());
     let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &look.working_dir };
     let (layout, operator) = (&context.layout, context.operator());
     let set_up = in_proof(layout, own, operator, &look.setup, (tree, &place.evidence, lifeline));
+    let git = context.git().map_err(trouble)?;
+    let guarded = own.guard(&git, tree).map_err(trouble)?;
+    let put_back = || guarded.put_back();
+    let place = Place { tracked: Some(Tracked { root: &own.proof, files: &files, put_back: &put_back }), ..place };
     let ready = match set_up {
         Err(_) if lifeline.is_cut() => return Err(NotFound::MadeWay),
         Err(why) => return Err(trouble(why)),
@@ -169,6 +174,7 @@ fn run(
         Ok(None) => Err(format!("there is no folder `{}`", look.working_dir)),
     };
     let found = checks::run_on_base(&look.suite(), is_missing, (ready, &looked), lifeline)?;
+    guarded.was_bent().map_err(trouble)?;
     let claim = Claim {
         plan_path: look.plan_path.clone(),
         plan_sha256: look.plan_sha256.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::base::layout::Layout;
-use crate::checks::{self, Bundle, Claim, Judges, Lifeline, Place, Suite, Tree};
+use crate::checks::{self, Bundle, Claim, Judges, Lifeline, Place, Suite, Tracked, Tree};
 use crate::daemon::base::{NotFound, find_out};
 use crate::daemon::checkout::{Inside, Seen};
 use crate::daemon::executor::{Context, plan_name};
@@ -211,12 +211,18 @@ impl Ground<'_> {
         if let Some(failed) = set_up {
             return Ok(vec![failed]);
         }
-        let place = Place { cwd: &cwd, work: &context.layout.work, evidence, environment };
-        let suite = Suite { checks: &prove.checks, criteria: &prove.criteria, impact: prove.impact.as_ref() };
         let files = own.files().map_err(|error| error.to_string())?;
+        let guarded = own.guard(self.git, tree).map_err(|error| error.to_string())?;
+        let put_back = || guarded.put_back();
+        let tracked = Some(Tracked { root: &own.proof, files: &files, put_back: &put_back });
+        let place = Place { cwd: &cwd, work: &context.layout.work, evidence, environment, tracked };
+        let suite = Suite { checks: &prove.checks, criteria: &prove.criteria, impact: prove.impact.as_ref() };
         let touched = touched_paths(self.git, &prove.base, tree).map_err(|error| error.to_string())?;
         let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &prove.working_dir };
         let mut results = checks::run_all(&suite, &place, &looked).map_err(|error| error.to_string())?;
+        if guarded.was_bent().map_err(|error| error.to_string())? {
+            checks::distrust(&mut results);
+        }
         let environment = checks::conditions(context.operator(), &prove.setup);
         let seen = |key: String| Seen {
             tree: tree.clone(),

@@ -49,6 +49,8 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
             used: used_row(budget::spent(run, None).since(run.helping)),
             budget: budget_row(budget::of_plan(world, run)),
             paused: run.paused.clone(),
+            following: run.following.is_some(),
+            base_stays: run.base_stays.clone(),
             tip: run.tip.as_ref().map(ToString::to_string),
         }),
         stages: run

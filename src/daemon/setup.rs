@@ -159,6 +159,7 @@ fn look_before(context: &Context, start: &Start, cwd: &Path, lifeline: &Lifeline
         work: &layout.work,
         evidence: evidence_folder(layout, start.stage.as_str(), &start.base),
         environment: environment(layout, context.operator(), start.stage.as_str())?,
+        tracked: None,
     };
     let results = match checks::run_checks(&start.before, &place, lifeline) {
         Ok(results) => results,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::layout::Layout;
 use crate::base::text::sha256;
-use crate::checks::{self, Bundle, Claim, Lifeline, Operator, Place, Suite, Tree};
+use crate::checks::{self, Bundle, Claim, Lifeline, Operator, Place, Suite, Tracked, Tree};
 use crate::daemon::land::{evidence_folder, touched_paths};
 use crate::daemon::setup;
 use crate::git::{Git, Merged, Own};
@@ -81,6 +81,7 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
         work: &layout.work,
         evidence: evidence_folder(layout, id.as_str(), &submitted),
         environment: operator.prepare(&own.home)?,
+        tracked: None,
     };
     let setup = Setup { commands: stage.spec.setup.clone(), working_dir: stage.spec.working_dir.clone() };
     let setups: Vec<Setup> = Some(setup).filter(|setup| !setup.commands.is_empty()).into_iter().collect();
@@ -94,7 +95,9 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
     let suite = Suite { checks: &all, criteria: &stage.spec.criteria, impact: run.impact_of(id) };
     let (files, touched) = (own.files()?, touched_paths(git, &base, &tree)?);
     let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &stage.spec.working_dir };
-    let mut results = checks::run_all(&suite, &place, &looked)?;
+    let put_back = || own.put_back(&tree).map_err(std::io::Error::other);
+    let tracked = Some(Tracked { root: &own.proof, files: &files, put_back: &put_back });
+    let mut results = checks::run_all(&suite, &Place { tracked, ..place.clone() }, &looked)?;
     if run.needs_baseline(stage) {
         let before = on_base(git, &own, (stage, &base), (&suite, &operator, &setups), &place)?;
         suite.compare(&mut results, &before);
@@ -130,11 +133,14 @@ fn on_base(
     if let Some(known) = known.filter(|known| keys.iter().all(|key| known.iter().any(|before| before.key == *key))) {
         return Ok(known.clone());
     }
-    own.check_out(&git.tree_of(base)?)?;
+    let tree = git.tree_of(base)?;
+    own.check_out(&tree)?;
     own.show_head(base)?;
     let (files, touched) = (own.files()?, std::collections::BTreeSet::new());
     let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &stage.spec.working_dir };
-    let place = Place { evidence: place.evidence.join("base"), ..place.clone() };
+    let put_back = || own.put_back(&tree).map_err(std::io::Error::other);
+    let tracked = Some(Tracked { root: &own.proof, files: &files, put_back: &put_back });
+    let place = Place { evidence: place.evidence.join("base"), tracked, ..place.clone() };
     let place = if place.cwd.is_dir() { Ok(&place) } else { Err("there is no such folder".to_owned()) };
     Ok(checks::run_on_base(suite, &|_| true, (place, &looked), &Lifeline::default())?)
 }

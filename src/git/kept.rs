@@ -3,6 +3,7 @@
 //! minutes), and anybody of the same user can write there: what appeared or
 //! changed meanwhile is removed before anything is proven.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,9 +12,13 @@ use std::path::{Path, PathBuf};
 
 use super::{Git, GitError, Own};
 use crate::base::text::sha256;
+use crate::model::ids::Oid;
 
 /// What is watched, below the cache folder.
 const WATCHED: [&str; 4] = ["repo.git", "proof.index", "proof", "home"];
+
+/// What only Loom's own git commands change.
+const OWN: [&str; 2] = ["repo.git", "proof.index"];
 
 /// A path below the cache folder, and what cannot stay the same when somebody writes to it:
 /// kind and mode, inode, size, time of content and, which only the clock sets, of the inode.
@@ -35,7 +40,7 @@ impl Own {
             return Ok(removed);
         };
         let known = parse(&known);
-        let now = look(cache)?;
+        let now = look(cache, &WATCHED)?;
         let strange: Vec<&PathBuf> =
             now.iter().filter(|(path, identity)| known.get(*path) != Some(*identity)).map(|(path, _)| path).collect();
         let is_gits = |path: &Path| {
@@ -54,10 +59,17 @@ impl Own {
         Ok(strange.len())
     }
 
+    /// Watches Loom's own repository while the commands of a stage run beside it, in the checkout
+    /// of `tree`.
+    pub fn guard<'a>(&'a self, git: &'a Git, tree: &'a Oid) -> Result<Guarded<'a>, GitError> {
+        let seen = RefCell::new(look(self.cache(), &OWN)?);
+        Ok(Guarded { own: self, git, tree, seen, bent: Cell::new(false) })
+    }
+
     /// Takes down what is there now; the answer is the digest to be recorded.
     pub fn record_kept(&self) -> Result<String, GitError> {
         let mut bytes = Vec::new();
-        for (path, identity) in look(self.cache())? {
+        for (path, identity) in look(self.cache(), &WATCHED)? {
             bytes.extend_from_slice(identity.as_bytes());
             bytes.push(0);
             bytes.extend_from_slice(path.as_os_str().as_bytes());
@@ -72,6 +84,50 @@ impl Own {
     }
 }
 
+/// Loom's own repository while others are at work beside it: whoever bends it decides nothing.
+pub struct Guarded<'a> {
+    own: &'a Own,
+    git: &'a Git,
+    tree: &'a Oid,
+    seen: RefCell<Manifest>,
+    bent: Cell<bool>,
+}
+
+impl Guarded<'_> {
+    /// Makes the repository anew unless it is as Loom left it.
+    fn mend(&self) -> Result<(), GitError> {
+        let cache = self.own.cache();
+        if look(cache, &OWN)? != *self.seen.borrow() {
+            self.bent.set(true);
+            for name in OWN {
+                remove(&cache.join(name))?;
+            }
+            Own::open(self.git, cache)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the tracked files of the checkout back; says which were changed.
+    pub fn put_back(&self) -> std::io::Result<Vec<String>> {
+        let put_back = || -> Result<Vec<String>, GitError> {
+            self.mend()?;
+            let changed = self.own.put_back(self.tree)?;
+            self.seen.replace(look(self.own.cache(), &OWN)?);
+            Ok(changed)
+        };
+        put_back().map_err(std::io::Error::other)
+    }
+
+    /// Whether somebody has written to the repository. Then it was made anew, and the checkout with it.
+    pub fn was_bent(&self) -> std::io::Result<bool> {
+        self.mend().map_err(std::io::Error::other)?;
+        if self.bent.get() {
+            self.put_back()?;
+        }
+        Ok(self.bent.get())
+    }
+}
+
 fn parse(bytes: &[u8]) -> Manifest {
     let mut fields = bytes.split(|byte| *byte == 0);
     let mut manifest = Manifest::new();
@@ -82,9 +138,9 @@ fn parse(bytes: &[u8]) -> Manifest {
     manifest
 }
 
-fn look(cache: &Path) -> Result<Manifest, GitError> {
+fn look(cache: &Path, names: &[&str]) -> Result<Manifest, GitError> {
     let mut manifest = Manifest::new();
-    let mut todo: Vec<PathBuf> = WATCHED.iter().map(PathBuf::from).collect();
+    let mut todo: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
     while let Some(path) = todo.pop() {
         let full = cache.join(&path);
         let meta = match std::fs::symlink_metadata(&full) {

@@ -97,6 +97,13 @@ impl Own {
             .env("GIT_OBJECT_DIRECTORY", &self.objects)
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_ATTR_NOSYSTEM", "1")
+            // Git reads these below the user's home without being told to.
+            .env("GIT_CONFIG_COUNT", "2")
+            .env("GIT_CONFIG_KEY_0", "core.attributesFile")
+            .env("GIT_CONFIG_VALUE_0", "/dev/null")
+            .env("GIT_CONFIG_KEY_1", "core.excludesFile")
+            .env("GIT_CONFIG_VALUE_1", "/dev/null")
             .current_dir(&self.git_dir);
         command
     }
@@ -189,10 +196,13 @@ impl Own {
         Ok(index.iter().map(blob).collect())
     }
 
-    /// Puts the tracked files of the checkout back to `tree` and leaves the others.
-    pub fn put_back(&self, tree: &Oid) -> Result<(), GitError> {
+    /// Puts the tracked files of the checkout back to `tree` and leaves the others. Says which
+    /// were not as they are in it.
+    pub fn put_back(&self, tree: &Oid) -> Result<Vec<String>, GitError> {
+        use git2::Status;
+        let changed = self.paths(Status::WT_MODIFIED | Status::WT_DELETED | Status::WT_TYPECHANGE);
         run(self.in_proof(&["read-tree", "--reset", "-u", tree.as_str()]), None)?;
-        Ok(())
+        Ok(changed?)
     }
 
     /// Where it is noted which setup has run in the checkout. It goes with the checkout.
@@ -221,17 +231,20 @@ impl Own {
 
     /// When in doubt, it has.
     fn has(&self, wanted: git2::Status) -> bool {
-        let look = || -> Result<bool, git2::Error> {
-            let repo = git2::Repository::open_bare(&self.git_dir)?;
-            repo.set_workdir(&self.proof, false)?;
-            repo.set_index(&mut git2::Index::open(&self.index)?)?;
-            let mut options = git2::StatusOptions::new();
-            options.show(git2::StatusShow::Workdir).include_untracked(true).include_ignored(false);
-            options.exclude_submodules(true);
-            let statuses = repo.statuses(Some(&mut options))?;
-            Ok(statuses.iter().any(|entry| entry.status().intersects(wanted)))
-        };
-        look().unwrap_or(true)
+        self.paths(wanted).map_or(true, |paths| !paths.is_empty())
+    }
+
+    /// The paths of the checkout that are not as in the index, in one of these ways.
+    fn paths(&self, wanted: git2::Status) -> Result<Vec<String>, git2::Error> {
+        let repo = git2::Repository::open_bare(&self.git_dir)?;
+        repo.set_workdir(&self.proof, false)?;
+        repo.set_index(&mut git2::Index::open(&self.index)?)?;
+        let mut options = git2::StatusOptions::new();
+        options.show(git2::StatusShow::Workdir).include_untracked(true).include_ignored(false);
+        options.exclude_submodules(true);
+        let statuses = repo.statuses(Some(&mut options))?;
+        let found = statuses.iter().filter(|entry| entry.status().intersects(wanted));
+        Ok(found.map(|entry| String::from_utf8_lossy(entry.path_bytes()).into_owned()).collect())
     }
 }
 

@@ -106,6 +106,12 @@ fn push_since(out: &mut String, since: &Since) {
     }
 }
 
+/// What a check did to the tree that it was to look at.
+pub fn changed(check: &CheckResult) -> Option<String> {
+    let files = some_files(&check.changed);
+    (!check.changed.is_empty()).then(|| format!("changed {files}: put back, it is not part of what lands"))
+}
+
 /// How often a check failed before it passed.
 pub fn flaky(check: &CheckResult) -> Option<String> {
     let times = |n: u32| if n == 1 { "once".to_owned() } else { format!("{n} times") };

@@ -64,6 +64,27 @@ impl Check {
             description: None,
         }
     }
+
+    /// The command, and what it must do unless that is to exit 0.
+    pub fn in_words(&self) -> String {
+        let mut wants = Vec::new();
+        if self.exit_code != 0 {
+            wants.push(format!("exits {}", self.exit_code));
+        }
+        for (texts, how) in [
+            (&self.stdout_contains, "prints"),
+            (&self.stdout_not_contains, "does not print"),
+            (&self.stderr_contains, "prints to standard error"),
+        ] {
+            wants.extend(texts.iter().map(|text| format!("{how} `{text}`")));
+        }
+        if self.stderr_empty {
+            wants.push("prints nothing to standard error".to_owned());
+        }
+        let wants = if wants.is_empty() { String::new() } else { format!(" {}", wants.join(", ")) };
+        let about = self.description.as_ref().map(|about| format!(" ({about})")).unwrap_or_default();
+        format!("`{}`{wants}{about}", self.command)
+    }
 }
 
 /// What proves a stage besides the commands of `acceptance`, `truths` and `truth_checks`.
@@ -107,6 +128,15 @@ impl Criteria {
         let after = self.after.iter().map(|check| check.command.as_str());
         let wiring = self.wiring_tests.iter().map(|test| test.check.command.as_str());
         after.chain(wiring).chain(self.dead_code.iter().map(|dead| dead.command.as_str()))
+    }
+    /// The same, with what each must do.
+    pub fn commands_in_words(&self) -> impl Iterator<Item = String> {
+        let checks = self.after.iter().chain(self.wiring_tests.iter().map(|test| &test.check));
+        let dead = self.dead_code.iter().map(|dead| {
+            let patterns: Vec<String> = dead.fail_patterns.iter().map(|pattern| format!("`{pattern}`")).collect();
+            format!("`{}` prints no line that matches {}", dead.command, patterns.join(" or "))
+        });
+        checks.map(Check::in_words).chain(dead)
     }
 }
 

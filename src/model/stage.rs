@@ -248,6 +248,9 @@ pub struct CheckResult {
     /// Runs that failed before the one that passed: it is flaky.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_runs: u32,
+    /// Tracked files that it changed: they were put back before anything else looked at them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
     /// Processes that outlived it, and were ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leftovers: Vec<String>,

@@ -103,7 +103,9 @@ fn stage_view(run: &Run, stage: &Stage) -> String {
             let why = check.why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
             let flaky = text::flaky(check).map(|flaky| format!("; {flaky}")).unwrap_or_default();
             let base = text::about_base(check).map(|about| format!("; {about}")).unwrap_or_default();
-            let _ = writeln!(out, "- {mark} `{}`{why}{flaky}{base} (evidence: {})", check.command, check.evidence);
+            let changed = text::changed(check).map(|changed| format!("; {changed}")).unwrap_or_default();
+            let output = if check.evidence.is_empty() { "it printed nothing" } else { &check.evidence };
+            let _ = writeln!(out, "- {mark} `{}`{why}{flaky}{base}{changed} (evidence: {output})", check.command);
         }
         if is_unproven(run, stage, &stage.checks) {
             let _ = writeln!(out, "\nThe stage is {}.", text::UNPROVEN);

@@ -10,7 +10,6 @@ use crate::base::fs::write_atomic;
 use crate::base::layout::Layout;
 use crate::kernel::text;
 use crate::kernel::world::{Run, Stage};
-use crate::model::check::Check;
 use crate::model::ids::SessionId;
 use crate::model::limits::LISTS_BYTES_MAX;
 use crate::model::plan::{Agent, stage_branch};
@@ -47,17 +46,13 @@ fn signal(layout: &Layout, run: &Run, stage: &Stage, session: &SessionId) -> Str
     }
     super::advice::push(&mut out, run, spec);
     out.push_str("\n## Checks that decide\n\nLoom runs them itself, on your commit merged with the plan branch:\n\n");
-    let command = |check: Check| {
-        let about = check.description.map(|about| format!(" ({about})")).unwrap_or_default();
-        format!("`{}`{about}", check.command)
-    };
     let impact = run
         .impact_of(id)
         .map(|impact| format!("`{}`, which must not name failures that were not there before", impact.now()));
-    let criteria = spec.criteria.commands().map(|command| format!("`{command}`"));
-    let criteria = criteria.chain(impact).chain(spec.criteria.labels());
+    let of_stage = run.checks_of(spec).into_iter().map(|check| check.in_words());
+    let criteria = spec.criteria.commands_in_words().chain(impact).chain(spec.criteria.labels());
     // In the order of `Run::required`: `loom stage dispute` names them by number.
-    for (at, check) in run.checks_of(spec).into_iter().map(command).chain(criteria).enumerate() {
+    for (at, check) in of_stage.chain(criteria).enumerate() {
         let _ = writeln!(out, "{}. {check}", at + 1);
     }
     push_dependencies(&mut out, run, stage);
@@ -145,6 +140,7 @@ fn push_cut(out: &mut String, text: &str, max: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::check::Check;
     use crate::model::event::{Ground, PlanSource};
     use crate::model::fact::{Fact, SessionChange, StageChange};
     use crate::model::handoff::{Author, Handoff, Lists, Written};

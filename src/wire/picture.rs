@@ -79,7 +79,10 @@ pub fn render(status: &Status, color: bool) -> String {
     }
     for gate in &status.gates {
         let _ = writeln!(out, "\n{} {}: {}", toned("?", Tone::Waits, color), gate.id, printable(&gate.question));
-        let _ = writeln!(out, "    {}   or   {}", gate.next, gate.next.replace("approve", "reject"));
+        let _ = match gate.next.strip_prefix("loom stage approve ") {
+            Some(who) => writeln!(out, "    {}   or   loom stage reject {who}", gate.next),
+            None => writeln!(out, "    {}", gate.next),
+        };
     }
     for notice in &status.notices {
         let _ = writeln!(out, "\n{} {}", toned("!", Tone::Waits, color), printable(notice));

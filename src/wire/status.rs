@@ -52,6 +52,12 @@ pub struct PlanRow {
     /// Why no session starts until a person starts the plan again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<String>,
+    /// The base branch is being moved right now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub following: bool,
+    /// Why the base branch does not follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_stays: Option<String>,
     /// Tip of the plan branch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tip: Option<String>,

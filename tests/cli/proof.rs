@@ -305,3 +305,41 @@ fn locks_that_a_killed_daemon_left_in_its_own_places_are_removed() {
     env.go("go");
     env.finish();
 }
+
+#[test]
+fn what_a_check_changes_of_the_tree_is_put_back_before_the_next() {
+    let env = Env::of(&[
+        stage("mends")
+            .check("sed -i s/mends/MENDED/ mends.txt && git diff --quiet; grep -q MENDED mends.txt")
+            .with("truths: [\"grep -q mends mends.txt\"]"),
+        stage("cheats")
+            .check("sed -i s/cheats/RIGHT/ cheats.txt")
+            .with("truths: [\"grep -q RIGHT cheats.txt\"]")
+            .with("max_retries: 0"),
+    ]);
+    env.run().ends(4);
+    assert_eq!(env.state(), "mends merged, cheats blocked");
+    env.loom(&["status", "mends"]).ok().has("changed `mends.txt`: put back");
+    env.loom(&["verify", "mends"]).ok().has("changed `mends.txt`: put back");
+    env.loom(&["verify", "cheats"]).ends(4);
+}
+
+#[test]
+fn the_checks_of_one_stage_cannot_prepare_the_checkout_for_another() {
+    let bend = "test -e a.txt || exit 1; printf 'exit 0' > judge.sh; echo evil > $HOME/.npmrc; cd .. && \
+                GIT_DIR=$PWD/repo.git GIT_WORK_TREE=$PWD/proof GIT_INDEX_FILE=$PWD/proof.index \
+                git update-index --skip-worktree judge.sh; echo bent >> @OUT@/bent";
+    let env = Env::new();
+    fs::write(env.repo.join("judge.sh"), "exit 1\n").unwrap();
+    env.git(&["add", "judge.sh"]);
+    env.git(&["commit", "-q", "-m", "Judge"]);
+    env.load(&plan(&[
+        stage("a").check(bend).with("max_retries: 0"),
+        stage("b").after(&["c"]).check("sh judge.sh").with("max_retries: 0"),
+        stage("c").check("test ! -e $HOME/.npmrc"),
+    ]));
+    env.run().ends(4);
+    assert!(env.said("bent").starts_with("bent"), "the command has run");
+    env.loom(&["status", "a"]).ok().has("wrote to Loom's own repository");
+    assert_eq!(env.state(), "a blocked, b blocked, c merged");
+}

@@ -42,6 +42,7 @@ pub fn run(args: Args) -> Result<u8, Failure> {
         Command::Status(args) => status::run(&place()?, &args),
         Command::Stop(args) => stop::run(&place()?, &args),
         Command::Resume(args) => place()?.ask(Request::Resume { stage: args.stage }),
+        Command::Merge(super::args::Merge { stage: None }) => place()?.follow(),
         Command::Merge(args) => place()?.ask(Request::Merge { stage: args.stage }),
         Command::Attach(args) => attach::attach(&place()?, &args),
         Command::Logs(args) => attach::logs(&place()?, &args),

@@ -63,6 +63,7 @@ fn show(check: &CheckResult) {
     about.extend(check.counts.map(|counts| count(usize::try_from(counts.ran).unwrap_or(usize::MAX), "test")));
     about.extend(text::flaky(check));
     about.extend(text::about_base(check));
+    about.extend(text::changed(check));
     if !check.leftovers.is_empty() {
         about.push(format!("left {} behind", check.leftovers.join(", ")));
     }
