@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::place::Place;
 use super::ui;
-use crate::base::text::printable;
+use crate::base::text::{count, printable};
 use crate::config::Config;
 use crate::model::attention::AttentionKind;
 use crate::wire::picture::{label, mark, render};
@@ -94,22 +94,37 @@ impl Bell {
     }
 }
 
+/// Whether a person has to do something, also after the last landing: the base branch did not
+/// follow, or a question is open.
+pub fn waits_for_you(status: &Status) -> bool {
+    let is_open =
+        |row: &AttentionRow| matches!(row.event, AttentionKind::Blocked | AttentionKind::Gated | AttentionKind::Limit);
+    !status.gates.is_empty() || status.attention.iter().any(is_open)
+}
+
 /// The last words of `--watch`.
 pub fn epilogue(status: &Status) {
     let merged = status.stages.iter().filter(|stage| stage.state == "merged").count();
     let total = status.stages.len();
+    let waits = waits_for_you(status);
     match status.phase {
+        PhaseOfPlan::Complete if waits => {
+            let landed = format!("{merged} of {} landed", count(total, "stage"));
+            ui::note(format!("{landed}; what is said above waits for you."));
+        }
         PhaseOfPlan::Complete if merged == total => {
-            ui::note(format!("The plan is complete: all {total} stages are proven and landed."));
+            let all = if total == 1 { "its stage is".to_owned() } else { format!("all {total} stages are") };
+            ui::note(format!("The plan is complete: {all} proven and landed."));
         }
         PhaseOfPlan::Complete => {
             let skipped = total - merged;
-            ui::note(format!("The plan is complete: {merged} of {total} stages landed, {skipped} skipped."));
+            let landed = format!("{merged} of {} landed", count(total, "stage"));
+            ui::note(format!("The plan is complete: {landed}, {skipped} skipped."));
         }
         PhaseOfPlan::WaitingForPerson => {
-            ui::note(format!("Nothing goes on without you: {merged} of {total} stages landed."))
+            ui::note(format!("Nothing goes on without you: {merged} of {} landed.", count(total, "stage")))
         }
-        _ => ui::note(format!("The daemon is not running: {merged} of {total} stages landed.")),
+        _ => ui::note(format!("The daemon is not running: {merged} of {} landed.", count(total, "stage"))),
     }
     if !status.next.is_empty() {
         ui::note(format!("Next: {}", status.next.join(" · ")));

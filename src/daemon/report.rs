@@ -172,7 +172,7 @@ fn reason(stage: &Stage) -> Option<ReasonRow> {
 fn detail(run: &Run, stage: &Stage, now: Timestamp) -> Option<String> {
     match &stage.state {
         StageState::Waiting => Some(waits_for(run, stage)),
-        StageState::Ready { .. } if stage.held => Some("held".to_owned()),
+        StageState::Ready { .. } if stage.held => Some("until you release it".to_owned()),
         StageState::Ready { .. } if !run.dependencies_met(&stage.spec) => Some(waits_for(run, stage)),
         StageState::Ready { .. } if run.parked.contains_key(&stage.spec.agent.kind()) => {
             run.parked.get(&stage.spec.agent.kind()).map(|reason| reason.text.clone())
@@ -277,7 +277,7 @@ fn waits_for(run: &Run, stage: &Stage) -> String {
         .filter_map(|id| run.stages.get(id))
         .filter(|stage| !stage.state.lets_dependents_start())
         .map(|stage| match &stage.state {
-            StageState::Skipped { .. } => format!("blocked by skipped `{}`", stage.spec.id),
+            StageState::Skipped { .. } => format!("`{}`, which was skipped", stage.spec.id),
             _ => format!("`{}`", stage.spec.id),
         })
         .collect();

@@ -209,8 +209,9 @@ fn is_file(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_dir())
 }
 
+/// Changed tracked files; one that was renamed is two of them, so that each field holds one path.
 fn tracked_changes(git: &Git, dir: &Path) -> Result<Vec<String>, GitError> {
-    let args = ["--no-optional-locks", "status", "--porcelain=v1", "-z", "--untracked-files=no"];
+    let args = ["--no-optional-locks", "status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=no"];
     let output = run(git.in_dir(dir, &args), None)?;
     let text = String::from_utf8_lossy(&output).into_owned();
     Ok(text.split('\0').filter(|field| field.len() > 3).map(|field| field[3..].to_owned()).collect())

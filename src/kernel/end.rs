@@ -176,15 +176,23 @@ pub(super) fn attempt_failed(world: &World, stage: &Stage, cause: Cause, draft: 
         Cause::Crash(text) => (failure(stage, text), Some(retry_at(world, stage, draft.now))),
     };
     let used_up = stage.tries > stage.spec.max_retries;
+    let before = last_verdict(stage).filter(|_| failure.checks.is_empty());
+    let before = before.map_or_else(String::new, |verdict| format!("; before that: {}", verdict.text));
     let reason = BlockReason {
         code: if failure.checks.is_empty() { BlockCode::AttemptsUsedUp } else { BlockCode::ChecksFailed },
-        text: format!("{}; {} used up", failure.text, text::attempts(stage.tries)),
+        text: format!("{}; {} used up{before}", failure.text, text::attempts(stage.tries)),
         files: Vec::new(),
     };
     draft.stage(&id, StageChange::Failed { failure, retry_at });
     if used_up {
         draft.stage(&id, StageChange::Blocked { reason });
     }
+}
+
+/// The newest attempt that was judged: it says what is wrong with the work, also when a later one
+/// ended for another reason.
+fn last_verdict(stage: &Stage) -> Option<&Failure> {
+    stage.failures.iter().rev().find(|failure| !failure.checks.is_empty())
 }
 
 /// `first · 2ⁿ`, capped, plus up to a quarter that depends on the stage alone, so

@@ -69,7 +69,12 @@ pub(super) fn proved(world: &World, run: &Run, entry: &Entry, tip: &Oid, proof: 
                 StageChange::Blocked {
                     reason: BlockReason {
                         code: BlockCode::MergeConflict,
-                        text: format!("it conflicts with the plan branch in {}", text::some_files(files)),
+                        text: format!(
+                            "it conflicts with the plan branch in {}; resolve it with `git merge {}` in \
+                             .worktrees/{id}, commit, then `loom merge {id}`",
+                            text::some_files(files),
+                            run.plan.branch()
+                        ),
                         files: files.clone(),
                     },
                 },

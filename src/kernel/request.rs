@@ -441,7 +441,8 @@ impl<'a> Asked<'a> {
         }
         draft.end_lease(self.run, stage, EndReason::Withdrawn);
         draft.stage(id, StageChange::Reset { reason: reason.to_owned() });
-        draft.done(self.id, format!("stage `{id}` starts over; what it had is kept: loom undo --list"));
+        let had = if stage.attempts > 0 { "; work that it had is put aside: loom undo --list" } else { "" };
+        draft.done(self.id, format!("stage `{id}` starts over{had}"));
         Ok(())
     }
 
@@ -564,7 +565,9 @@ impl<'a> Asked<'a> {
         let live = self.run.live_sessions().count();
         let text = match (kill, live) {
             (_, 0) => "the daemon stops".to_owned(),
+            (true, 1) => "the daemon stops and ends 1 session".to_owned(),
             (true, n) => format!("the daemon stops and ends {n} sessions"),
+            (false, 1) => "the daemon stops; 1 session goes on under its host".to_owned(),
             (false, n) => format!("the daemon stops; {n} sessions go on under their hosts"),
         };
         draft.done(self.id, text);

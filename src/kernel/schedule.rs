@@ -291,7 +291,10 @@ fn settles(reason: &BlockReason, id: &StageId) -> String {
     match reason.code {
         BlockCode::AgentMissing | BlockCode::NotOnboarded | BlockCode::NotLoggedIn => "claude".to_owned(),
         BlockCode::SandboxMissing => "loom run".to_owned(),
-        BlockCode::ProofFailed => format!("loom merge {id}"),
+        // After a conflict was resolved in the worktree, which the reason says how to.
+        BlockCode::ProofFailed | BlockCode::MergeConflict => format!("loom merge {id}"),
+        // What the stage is to bring is there already; a retry looks at the same tree again.
+        BlockCode::BeforeFailed => format!("loom stage skip {id} --go-on --reason \"…\""),
         _ => format!("loom stage retry {id}"),
     }
 }

@@ -51,10 +51,17 @@ pub fn touched(files: &[Touched]) -> String {
     }
 }
 
-/// One sentence about a verdict.
+/// One sentence about a verdict, with the first check that failed.
 pub fn verdict(checks: &[CheckResult], tip: &str) -> String {
-    let failed = checks.iter().filter(|check| !check.holds()).count();
-    format!("{failed} of {} checks failed on the tree merged with {tip}", checks.len())
+    let mut failed = checks.iter().filter(|check| !check.holds());
+    let Some(first) = failed.next() else { return format!("no check failed on the tree merged with {tip}") };
+    let name = short_command(&first.command);
+    let which = match (1 + failed.count(), checks.len()) {
+        (1, 1) => format!("the check `{name}` failed"),
+        (1, all) => format!("1 of {all} checks failed, `{name}`,"),
+        (n, all) => format!("{n} of {all} checks failed, first `{name}`,"),
+    };
+    format!("{which} on the tree merged with {tip}")
 }
 
 /// A red verdict as an agent reads it: what failed, with the end of its output.
@@ -136,3 +143,19 @@ pub fn about_base(check: &CheckResult) -> Option<String> {
 
 /// Why a stage that passed everything is shown as unproven.
 pub const UNPROVEN: &str = "unproven: all its checks passed before it too";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_names_the_first_check_that_failed() {
+        let check =
+            |command: &str, passed| CheckResult { command: command.to_owned(), passed, ..CheckResult::default() };
+        let (good, bad, worse) = (check("make", true), check("make test", false), check("make lint", false));
+        let on = "on the tree merged with abc";
+        assert_eq!(verdict(std::slice::from_ref(&bad), "abc"), format!("the check `make test` failed {on}"));
+        assert_eq!(verdict(&[good.clone(), bad.clone()], "abc"), format!("1 of 2 checks failed, `make test`, {on}"));
+        assert_eq!(verdict(&[good, bad, worse], "abc"), format!("2 of 3 checks failed, first `make test`, {on}"));
+    }
+}

@@ -167,6 +167,19 @@ impl Simple {
     pub fn program(&self) -> Option<&str> {
         self.arguments().next().filter(|word| !word.expands && !word.text.is_empty()).map(|word| word.text.as_str())
     }
+    /// Whether it can end the shell before its last command, with a failure, or change what ends
+    /// it: `exit 1`, `set -e`, `${X:?}`, a program that is only known when it runs.
+    fn decides_alone(&self) -> bool {
+        let mut arguments = self.arguments();
+        let program = arguments.next();
+        let ends = match program.map(|word| word.text.as_str()) {
+            // Without a number it passes on what came before.
+            Some("exit" | "return") => arguments.next().is_none_or(|word| word.text != "0"),
+            Some("set" | "exec" | "eval" | "." | "source" | "trap" | "kill" | "command" | "builtin" | "shopt") => true,
+            _ => program.is_some_and(|word| word.expands && word.text.contains('$')),
+        };
+        ends || self.words.iter().any(|word| word.expands && word.text.contains("${") && word.text.contains('?'))
+    }
     fn is_negated(&self) -> bool {
         self.words.first().is_some_and(|word| word.text == "!" && !word.is_quoted)
     }
@@ -198,8 +211,7 @@ pub enum Vacuous {
 /// Whether the command exits with 0 whatever the tree holds.
 pub fn vacuous(command: &str) -> Option<Vacuous> {
     let all = parse(command)?;
-    if all.iter().any(|simple| simple.words.first().is_some_and(|word| word.text == "set")) {
-        // `set -e` and `set -o pipefail` change what decides.
+    if all.iter().any(Simple::decides_alone) {
         return None;
     }
     // What stands behind the last `;` or newline decides.
@@ -250,8 +262,7 @@ fn simple(simple: &Simple) -> Option<Vacuous> {
             let writes = simple.words.iter().any(|word| word.redirected && word.text != "/dev/null");
             (fixed() && !writes).then_some(Vacuous::Constant)
         }
-        // Without a number it passes on what came before, which is nothing when it is alone.
-        "exit" => arguments.first().is_none_or(|word| word.text == "0").then_some(Vacuous::Constant),
+        "exit" => Some(Vacuous::Constant),
         "test" | "[" => (fixed() && is_constant_test(arguments)).then_some(Vacuous::Constant),
         "grep" | "egrep" | "rg" => {
             let pattern = arguments.iter().find(|word| !word.text.starts_with('-') || word.text.is_empty())?;
@@ -299,6 +310,7 @@ mod tests {
             ("true", Vacuous::Constant),
             (":", Vacuous::Constant),
             (" exit 0 ", Vacuous::Constant),
+            ("grep -q 2 a && exit 0 || exit 0", Vacuous::Masked),
             ("echo ok", Vacuous::Constant),
             ("echo 'a && b' # done", Vacuous::Constant),
             ("! false", Vacuous::Constant),
@@ -332,6 +344,15 @@ mod tests {
             "test -f a && echo ok",
             "set -e\nmake\necho ok",
             "make || exit 1",
+            "grep -q 2 a && exit 1 || exit 0",
+            "grep -q 1 a || exit 1; true",
+            "make; exit",
+            "make; exit $?",
+            "make || exit $CODE; true",
+            "$CHECK; true",
+            ": ${NAME:?missing}; true",
+            "exec make; true",
+            "kill -9 $$; true",
             "make | grep -q ok",
             "test -s doc/api.md",
             "[ 1 = 2 ]",

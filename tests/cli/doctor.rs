@@ -262,7 +262,7 @@ fn the_audit_verifies_bytes_anchor_and_landings() {
     let env = half_done();
     let good = env.loom(&["audit", "--verify", "--json"]).ok().json();
     assert_eq!((good["good"].as_bool(), good["landings"].as_u64()), (Some(true), Some(1)));
-    env.loom(&["audit", "--verify"]).ok().has("1 landings found in git with their proofs");
+    env.loom(&["audit", "--verify"]).ok().has("1 landing found in git with the proofs");
     let path = env.repo.join(".work/journal.jsonl");
     let whole = fs::read_to_string(&path).unwrap();
     // Spaces that mean nothing, a field that nobody knows, a record that never was: the chain is right.

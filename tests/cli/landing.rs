@@ -10,7 +10,7 @@ fn a_dirty_checkout_stays_as_it_is_until_the_user_has_committed() {
     let base = env.git(&["rev-parse", "main"]);
     env.write("README.md", "# Mine\n");
     env.write("notes.txt", "mine too\n");
-    env.finish().has("did not follow").has("loom merge");
+    env.run().ends(5).has("did not follow").has("loom merge");
     assert_eq!(env.git(&["rev-parse", "main"]), base);
     assert_eq!((env.read("README.md"), env.read("notes.txt")), ("# Mine\n".to_owned(), "mine too\n".to_owned()));
     assert_eq!(env.git(&["status", "--porcelain"]), " M README.md\n?? notes.txt");
@@ -27,7 +27,7 @@ fn a_commit_of_the_dirty_work_is_merged_and_proven_by_loom_merge() {
     let env = Env::new();
     env.load(&plan_with("acceptance: [\"test -s README.md\"]", &[stage("a")]));
     env.write("README.md", "# Mine\n");
-    env.finish().has("did not follow");
+    env.run().ends(5).has("did not follow");
     env.git(&["commit", "-q", "-a", "-m", "Mine"]);
     env.loom(&["merge"]).ok();
     env.finish();
@@ -45,7 +45,7 @@ fn files_that_git_does_not_track_are_never_overwritten() {
         let env = Env::of(&[stage("a").run(script).check("true")]);
         let base = env.git(&["rev-parse", "main"]);
         env.write(name, "mine\n");
-        env.finish().has("did not follow").has(name);
+        env.run().ends(5).has("did not follow").has(name);
         assert_eq!(env.read(name), "mine\n");
         assert_eq!(env.git(&["rev-parse", "main"]), base);
         fs::remove_file(env.repo.join(name)).unwrap();
@@ -71,6 +71,28 @@ fn a_conflict_blocks_the_later_stage_and_names_the_files() {
     assert_eq!(row["reason"]["files"], serde_json::json!(["same.txt"]));
     env.run().ends(4).has("it conflicts with the plan branch in `same.txt`");
     assert_eq!(env.git(&["show", "loom/_plan/plan:same.txt"]), "from a");
+    let said = env.loom(&["status", "b"]).ok();
+    let said = said.has("Next: loom merge b").has("`git merge loom/_plan/plan` in .worktrees/b");
+    assert!(!said.stdout.contains("loom stage retry"), "{said}");
+
+    let tree = env.repo.join(".worktrees/b");
+    let tree = tree.to_str().unwrap();
+    env.git(&["-C", tree, "merge", "-q", "-X", "ours", "loom/_plan/plan"]);
+    env.loom(&["merge", "b"]).ok();
+    env.finish();
+    assert_eq!((env.state(), env.read("same.txt")), ("a merged, b merged".to_owned(), "from b\n".to_owned()));
+}
+
+#[test]
+fn a_file_that_the_user_renamed_is_named_in_full_and_the_plan_is_not_called_complete() {
+    let env = Env::of(&[stage("a")]);
+    env.git(&["mv", "README.md", "READ.md"]);
+    let out = env.run().ends(5).has("`READ.md` and `README.md`").has("1 of 1 stage landed");
+    assert!(!out.stderr.contains("The plan is complete"), "{out}");
+    env.git(&["mv", "READ.md", "README.md"]);
+    env.loom(&["merge"]).ok();
+    env.finish().has("its stage is proven and landed");
+    env.loom(&["run"]).ok().has("`plan` is complete: no session starts");
 }
 
 #[test]

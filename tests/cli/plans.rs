@@ -88,7 +88,7 @@ fn used_up_retries_block_and_a_retry_carries_its_context() {
     assert_eq!(env.said("runs"), "x\nx\n");
     assert_eq!(env.stage("a")["reason"]["code"], "attempts-used-up");
     let out = out.has("ended with exit status 7").has("loom stage retry a");
-    assert!(out.stderr.contains("Nothing goes on without you: 0 of 1 stages landed."));
+    assert!(out.stderr.contains("Nothing goes on without you: 0 of 1 stage landed."));
     env.loom(&["stage", "retry", "a", "--context", "use the force"]).ok();
     env.finish();
     assert!(env.said("signal").contains("use the force"));
@@ -156,7 +156,7 @@ fn dependents_of_a_skipped_stage_wait_unless_they_are_told_to_go_on() {
     env.loom(&["stage", "skip", "a", "--reason", "not needed"]).ok().has("stay blocked");
     assert_eq!(env.state(), "a skipped, b waiting");
     env.run().ends(5);
-    assert!(env.stage("b")["detail"].as_str().unwrap().contains("blocked by skipped `a`"));
+    assert!(env.stage("b")["detail"].as_str().unwrap().contains("waits for `a`, which was skipped"));
     env.loom(&["stage", "skip", "a", "--reason", "not needed", "--go-on"]).ok();
     env.finish();
     assert_eq!(env.state(), "a skipped, b merged");
@@ -257,4 +257,26 @@ fn a_background_child_does_not_outlive_its_stage() {
     )]));
     env.finish();
     assert_eq!(env.pids("sleep 424"), [0_u32; 0]);
+}
+
+#[test]
+fn the_reason_names_the_check_that_failed_also_when_the_last_run_had_nothing_to_commit() {
+    let env = Env::of(&[
+        stage("a").check("grep -q wanted a.txt").with("max_retries: 1"),
+        stage("b").run("exit 3").with("max_retries: 0"),
+    ]);
+    env.run().ends(4).has("the check `grep -q wanted a.txt` failed");
+    let reason = env.stage("a")["reason"]["text"].to_string();
+    assert!(reason.contains("grep -q wanted a.txt"), "{reason}");
+    let said = env.loom(&["status", "b"]).ok().has("Next: loom stage retry b");
+    assert!(!said.stdout.contains("loom stage retry a"), "{said}");
+}
+
+#[test]
+fn nothing_is_said_to_be_kept_of_a_stage_that_never_began() {
+    let env = Env::of(&[stage("a").with("hold: true")]);
+    let said = env.loom(&["stage", "reset", "a", "--reason", "again"]).ok().has("`a` starts over");
+    assert!(!said.stderr.contains("loom undo"), "{said}");
+    env.loom(&["undo", "a/1"]).ends(1).has("nothing was put aside");
+    env.loom(&["logs"]).ok().has("no daemon has said anything");
 }

@@ -16,7 +16,7 @@ fn sessions_survive_a_stop_and_the_next_run_adopts_them() {
     env.load(&plan(&[waiting(&env, "a"), stage("b").after(&["a"])]));
     env.loom(&["run"]).ok();
     env.until_said("runs", "a");
-    env.loom(&["stop"]).ok().has("1 sessions go on under their hosts");
+    env.loom(&["stop"]).ok().has("1 session goes on under its host");
     assert!(!env.is_locked());
     assert_eq!(env.pids("loom host").len(), 1, "the host is still there");
     env.loom(&["sessions", "list"]).ok().has("a.1");

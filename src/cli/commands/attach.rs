@@ -47,9 +47,12 @@ pub fn logs(place: &Place, args: &Logs) -> Result<u8, Failure> {
     let mut out = io::stdout().lock();
     let result = match &args.target {
         None => match fs_err::read(place.layout.daemon_log()) {
-            Ok(bytes) => out.write_all(&bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            Ok(bytes) if !bytes.is_empty() => out.write_all(&bytes),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => {
+                ui::note("no daemon has said anything here yet");
+                Ok(())
+            }
         },
         Some(target) => {
             let session = find(place, target)?;

@@ -35,7 +35,12 @@ pub fn run(place: &Place, args: &Audit) -> Result<u8, Failure> {
         None if rows.is_empty() && args.stage.is_some() => {
             Err(Failure::user("the journal says nothing of such a stage").hint("loom status"))
         }
-        None => Ok(exit::OK),
+        None => {
+            if rows.is_empty() {
+                ui::note("nothing has happened yet");
+            }
+            Ok(exit::OK)
+        }
     }
 }
 
@@ -121,8 +126,8 @@ fn verify(place: &Place, json: bool) -> Result<u8, Failure> {
         };
         let records = count(usize::try_from(verified.records).unwrap_or(usize::MAX), "record");
         ui::line(format!(
-            "{records} verified, {} landings found in git with their proofs; {anchor}",
-            verified.landings
+            "{records} verified, {} found in git with the proofs; {anchor}",
+            count(usize::try_from(verified.landings).unwrap_or(usize::MAX), "landing")
         ));
     }
     if is_good {

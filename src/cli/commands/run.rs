@@ -307,6 +307,14 @@ pub(super) fn log_to(place: &Place) -> Result<(), Failure> {
 }
 
 fn announce(status: &Status) {
+    if status.phase == PhaseOfPlan::Complete {
+        let plan = status.plan.as_ref().map_or("the plan", |plan| plan.id.as_str());
+        ui::note(format!("`{plan}` is complete: no session starts"));
+        if !status.next.is_empty() {
+            ui::note(format!("Next: {}", status.next.join(" · ")));
+        }
+        return;
+    }
     let sessions = status.sessions.len();
     ui::note(format!(
         "Loom runs `{}`: {}, {} now; it goes on when this terminal is closed",
@@ -377,6 +385,7 @@ fn keeper_brings_it_back(place: &Place) -> Result<bool, Failure> {
 
 fn code_of(status: &Status) -> u8 {
     match status.phase {
+        PhaseOfPlan::Complete if show::waits_for_you(status) => exit::WAITING,
         PhaseOfPlan::Complete | PhaseOfPlan::Working | PhaseOfPlan::NoPlan => exit::OK,
         PhaseOfPlan::WaitingForPerson => {
             let is_blocked = status.stages.iter().any(|stage| stage.state == "blocked");

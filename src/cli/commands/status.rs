@@ -7,7 +7,7 @@ use crate::cli::show::Bell;
 use crate::cli::{show, ui};
 use crate::client::{self, Client, ClientError};
 use crate::daemon::ReadOnly;
-use crate::wire::picture;
+use crate::wire::{self, picture};
 
 pub fn run(place: &Place, args: &Status) -> Result<u8, Failure> {
     if args.live {
@@ -28,6 +28,7 @@ pub fn run(place: &Place, args: &Status) -> Result<u8, Failure> {
         status.stages.retain(|stage| stage.id == wanted.as_str());
         status.sessions.retain(|session| session.stage == wanted.as_str());
         status.gates.retain(|gate| gate.stage.as_deref() == Some(wanted.as_str()));
+        status.next = next_of(&status, wanted.as_str());
     }
     if args.json {
         ui::json(&status);
@@ -41,6 +42,20 @@ pub fn run(place: &Place, args: &Status) -> Result<u8, Failure> {
         }
     }
     Ok(exit::OK)
+}
+
+/// What to type about one stage: its own way out, else what lets the plan go on, else where to look.
+fn next_of(status: &wire::status::Status, stage: &str) -> Vec<String> {
+    let own = status.stages.iter().find(|row| row.id == stage).and_then(|row| row.next.clone());
+    let attach = format!("loom attach {stage}");
+    let is_of_all = |next: &&String| **next == attach || *next == "loom run";
+    let mut next: Vec<String> = own.into_iter().collect();
+    next.extend(status.next.iter().filter(is_of_all).cloned());
+    if next.is_empty() {
+        next.push("loom status".to_owned());
+    }
+    next.dedup();
+    next
 }
 
 /// The picture, as the daemon draws it.

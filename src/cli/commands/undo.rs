@@ -25,7 +25,11 @@ pub fn run(place: &Place, args: &Undo) -> Result<u8, Failure> {
     };
     crate::client::require_operator("bring work back")?;
     let Some(rescue) = rescues.iter().find(|rescue| short(rescue) == wanted || rescue.name == *wanted) else {
-        return Err(Failure::user(format!("there is nothing put aside as `{wanted}`")).hint("loom undo --list"));
+        let failure = Failure::user(format!("there is nothing put aside as `{wanted}`"));
+        return Err(match rescues.is_empty() && kept.is_empty() {
+            true => failure.because("nothing was put aside in this project").hint("loom status"),
+            false => failure.hint("loom undo --list"),
+        });
     };
     let branch = format!("rescued/{}", short(rescue).replace('/', "-"));
     let name = format!("refs/heads/{branch}");
