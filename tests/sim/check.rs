@@ -38,6 +38,8 @@ pub struct Memory {
     commits_seen: usize,
     git_seen: u64,
     base_tip: Option<usize>,
+    /// Where plan branches have been, also those that somebody has moved away since.
+    plan_tips: BTreeSet<usize>,
     /// By plan: one whose loading was not durable may be the open one again.
     plans: BTreeMap<PlanId, PlanMemory>,
 }
@@ -90,11 +92,11 @@ pub fn check(o: &mut Outside, world: &World, is_running: bool, by: By) -> Result
         index_new_commits(o);
         keeps_every_byte(o, by);
     }
-    base_branch(o, world.run.as_ref(), by);
     if let Some(run) = &world.run {
         branches(o, run, by);
         one_agent_a_stage(o, run, is_running);
     }
+    base_branch(o, by);
     if o.effects.len() > 64 || o.inbox.len() > 256 {
         let (effects, messages) = (o.effects.len(), o.inbox.len());
         o.memory.violate("I9", &format!("{effects} effects are in flight and {messages} messages wait"));
@@ -144,6 +146,7 @@ fn branches(o: &mut Outside, run: &Run, by: By) {
     let tip = o.git.tip(&run.plan.branch_ref());
     let before = o.memory.plan(run).tip;
     if tip != before {
+        o.memory.plan_tips.extend(tip);
         match (by, before, tip) {
             (By::Others, ..) => o.memory.plan(run).is_foreign = true,
             (By::Loom, Some(before), Some(tip)) => is_a_good_move(o, run, before, tip),
@@ -154,20 +157,17 @@ fn branches(o: &mut Outside, run: &Run, by: By) {
 }
 
 /// I3, I4: the base branch follows, and nothing of the user's is taken from it.
-fn base_branch(o: &mut Outside, run: Option<&Run>, by: By) {
+fn base_branch(o: &mut Outside, by: By) {
     let base = o.git.tip(BASE);
     if base == o.memory.base_tip {
         return;
     }
     if let (By::Loom, Some(before), Some(now)) = (by, o.memory.base_tip, base) {
-        let is_foreign = run.is_some_and(|run| o.memory.plan(run).is_foreign);
-        // An effect of a plan that was replaced meanwhile may still end.
-        let plans = o.git.refs.iter().filter(|(name, _)| name.starts_with("refs/heads/loom/_plan/"));
-        let is_in_a_plan = plans.into_iter().any(|(_, tip)| o.git.is_ancestor(now, *tip));
+        let is_in_a_plan = o.memory.plan_tips.iter().any(|tip| o.git.is_ancestor(now, *tip));
         if !o.git.is_ancestor(before, now) {
             o.memory.violate("I4", "commits of the user are no longer on the base branch");
-        } else if !is_in_a_plan && !is_foreign {
-            o.memory.violate("I3", "the base branch follows to a commit that no plan branch has");
+        } else if !is_in_a_plan {
+            o.memory.violate("I3", "the base branch follows to a commit that no plan branch has had");
         }
     }
     o.memory.base_tip = base;

@@ -93,6 +93,10 @@ pub fn run(seed: u64, sabotage: Sabotage, is_told: bool) -> Result<Done, String>
     }
     sim.calm()?;
     let o = sim.outside.borrow();
+    // See tests/compat/README.md.
+    if let Some(dir) = std::env::var_os("LOOM_KEEP_JOURNALS") {
+        fs_err::write(std::path::Path::new(&dir).join(format!("sim.{seed}.jsonl")), &o.disk.bytes).unwrap();
+    }
     let (landings, answered) = (o.memory.landings, o.memory.answered);
     // The hash of its last line stands for the whole journal: every fact, and when it was recorded.
     let trace = o
