@@ -10,6 +10,7 @@ mod budgets;
 mod by_hand;
 mod chaos;
 mod cheats;
+mod compat;
 mod config;
 mod criteria;
 mod dispute;
