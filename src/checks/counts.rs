@@ -21,7 +21,10 @@ pub(super) fn read(output: &str) -> Said {
         let line = line.trim();
         begun += u32::from(cargo_begins(line));
         ended += u32::from(line.starts_with("test result: "));
-        if let Some(counts) = summary(line) {
+        if let (Some(sum), Some(skipped)) = (total.as_mut(), skipped_after(line)) {
+            sum.ran = sum.ran.saturating_sub(skipped);
+            sum.skipped += skipped;
+        } else if let Some(counts) = summary(line) {
             let sum = total.get_or_insert_default();
             sum.ran += counts.ran;
             sum.failed += counts.failed;
@@ -57,7 +60,7 @@ fn is_runner(command: &str) -> bool {
         return false;
     }
     matches!(words.as_slice(), ["pytest", ..] | ["cargo", "test", ..] | ["go", "test", ..] | ["node", "--test", ..])
-        || matches!(words.as_slice(), [python, "-m", "pytest", ..] if python.starts_with("python"))
+        || matches!(words.as_slice(), [python, "-m", "pytest" | "unittest", ..] if python.starts_with("python"))
 }
 
 fn cargo_begins(line: &str) -> bool {
@@ -94,6 +97,23 @@ fn summary(line: &str) -> Option<Counts> {
         .or_else(|| javascript(line))
         .or_else(|| go(line))
         .or_else(|| java(line))
+        .or_else(|| ruby(line))
+        .or_else(|| php(line))
+        .or_else(|| dotnet(line))
+        .or_else(|| deno(line))
+        .or_else(|| ctest(line))
+        .or_else(|| tap(line))
+}
+
+/// Tests that a summary counted as run and a later line says were skipped: unittest's
+/// `OK (skipped=3)`, `# skipped 3` of node.
+fn skipped_after(line: &str) -> Option<u64> {
+    if let Some(rest) = line.strip_prefix("# skipped ").or_else(|| line.strip_prefix("ℹ skipped ")) {
+        return rest.trim().parse().ok();
+    }
+    let rest = line.strip_prefix("OK (").or_else(|| line.strip_prefix("FAILED ("))?;
+    let mut parts = rest.strip_suffix(')')?.split(", ");
+    parts.find_map(|part| part.strip_prefix("skipped="))?.parse().ok()
 }
 
 /// The number right before `word`.
@@ -170,6 +190,11 @@ fn javascript(line: &str) -> Option<Counts> {
         let failed = before(rest, " failed").unwrap_or(0);
         return counts(before(rest, " passed").unwrap_or(0) + failed, failed, before(rest, " skipped").unwrap_or(0));
     }
+    // `--passWithNoTests` of jest and vitest.
+    let is_none = ["No tests found", "No test found", "No test files found", "No test suite found"];
+    if is_none.iter().any(|start| line.starts_with(start)) && line.contains("exiting with code") {
+        return counts(0, 0, 0);
+    }
     let passing = line.split_once(" passing (")?;
     counts(passing.0.parse().ok()?, 0, 0)
 }
@@ -200,6 +225,81 @@ fn java(line: &str) -> Option<Counts> {
     let ran = rest.split(',').next()?.parse::<u64>().ok()?;
     let skipped = of("Skipped: ").unwrap_or(0);
     counts(ran - skipped.min(ran), of("Failures: ").unwrap_or(0) + of("Errors: ").unwrap_or(0), skipped)
+}
+
+/// `3 examples, 0 failures, 1 pending` of rspec, `3 runs, 5 assertions, 0 failures, 0 errors, 1 skips`
+/// of minitest, `3 tests, 0 failures, 1 skipped` of ExUnit, bats and test-unit.
+fn ruby(line: &str) -> Option<Counts> {
+    let number_and_word = |part: &'_ str| {
+        let (number, word) = part.split_once(' ')?;
+        Some((number.parse::<u64>().ok()?, word.to_owned()))
+    };
+    let parts: Vec<(u64, String)> =
+        line.trim_end_matches('.').split(", ").map(number_and_word).collect::<Option<_>>()?;
+    let (all, what) = parts.first()?;
+    let is_all = matches!(what.as_str(), "example" | "examples" | "run" | "runs" | "test" | "tests");
+    (is_all && parts.iter().any(|(_, word)| word.starts_with("failure"))).then_some(())?;
+    let of = |words: &[&str]| {
+        parts.iter().filter(|(_, word)| words.contains(&word.as_str())).map(|(number, _)| number).sum::<u64>()
+    };
+    let skipped = of(&["pending", "pendings", "skips", "skip", "skipped", "omissions", "excluded"]);
+    let failed = of(&["failure", "failures", "error", "errors"]);
+    counts(all.saturating_sub(skipped), failed, skipped)
+}
+
+/// `OK (3 tests, 5 assertions)`, `Tests: 3, Assertions: 5, Failures: 1, Skipped: 1.`, `No tests executed!`.
+fn php(line: &str) -> Option<Counts> {
+    if line == "No tests executed!" {
+        return counts(0, 0, 0);
+    }
+    if let Some(rest) = line.strip_prefix("OK (").filter(|rest| rest.contains(" assertion")) {
+        return counts(rest.split(' ').next()?.parse().ok()?, 0, 0);
+    }
+    let rest = line.strip_prefix("Tests: ").filter(|rest| rest.contains(", Assertions: "))?;
+    let of = |word: &str| {
+        let mut parts = rest.trim_end_matches('.').split(", ").filter_map(|part| part.split_once(": "));
+        parts.find(|part| part.0 == word).and_then(|part| part.1.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let skipped = of("Skipped") + of("Incomplete");
+    let ran = rest.split(',').next()?.parse::<u64>().ok()?;
+    counts(ran.saturating_sub(skipped), of("Failures") + of("Errors"), skipped)
+}
+
+/// `Passed!  - Failed:     0, Passed:     3, Skipped:     0, Total:     3, …`, `No test is available in …`.
+fn dotnet(line: &str) -> Option<Counts> {
+    if line.starts_with("No test is available in ") || line.starts_with("No test matches the given testcase filter") {
+        return counts(0, 0, 0);
+    }
+    let rest = line.split_once("! ").filter(|(word, _)| matches!(*word, "Passed" | "Failed" | "Skipped"))?.1;
+    let of = |word: &str| rest.split_once(word)?.1.split(',').next()?.trim().parse::<u64>().ok();
+    let failed = of("Failed:")?;
+    counts(of("Passed:")? + failed, failed, of("Skipped:")?)
+}
+
+/// `ok | 3 passed | 0 failed | 1 ignored (5ms)`.
+fn deno(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("ok | ").or_else(|| line.strip_prefix("FAILED | "))?;
+    let failed = before(rest, " failed")?;
+    counts(before(rest, " passed")? + failed, failed, before(rest, " ignored").unwrap_or(0))
+}
+
+/// `100% tests passed, 0 tests failed out of 3`, `No tests were found!!!`.
+fn ctest(line: &str) -> Option<Counts> {
+    if line == "No tests were found!!!" {
+        return counts(0, 0, 0);
+    }
+    let (said, all) = line.split_once(" tests failed out of ")?;
+    line.contains("% tests passed").then_some(())?;
+    counts(all.trim().parse().ok()?, said.rsplit(' ').next()?.parse().ok()?, 0)
+}
+
+/// `1..0` of a test program, `Files=1, Tests=3, …` and `Result: NOTESTS` of prove.
+fn tap(line: &str) -> Option<Counts> {
+    if line == "1..0" || line.starts_with("1..0 #") || line == "Result: NOTESTS" {
+        return counts(0, 0, 0);
+    }
+    let rest = line.strip_prefix("Files=")?.split_once(", Tests=")?.1;
+    counts(rest.split(',').next()?.parse().ok()?, 0, 0)
 }
 
 /// The name of the failed test that a line is about.
@@ -246,10 +346,42 @@ mod tests {
             ("?   \texample.com/a\t[no test files]", 0, 0, 0),
             ("ok  \texample.com/a\t0.01s [no tests to run]", 0, 0, 0),
             ("[INFO] Tests run: 3, Failures: 0, Errors: 1, Skipped: 1", 2, 1, 1),
+            ("Ran 3 tests in 0.001s\n\nOK (skipped=3)", 0, 0, 3),
+            ("# tests 3\n# pass 2\n# skipped 1", 2, 0, 1),
+            ("No tests found, exiting with code 0", 0, 0, 0),
+            ("No test files found, exiting with code 0", 0, 0, 0),
+            ("3 examples, 0 failures", 3, 0, 0),
+            ("3 examples, 0 failures, 3 pending", 0, 0, 3),
+            ("0 runs, 0 assertions, 0 failures, 0 errors, 0 skips", 0, 0, 0),
+            ("4 runs, 5 assertions, 1 failures, 0 errors, 1 skips", 3, 1, 1),
+            ("5 tests, 0 failures", 5, 0, 0),
+            ("OK (3 tests, 5 assertions)", 3, 0, 0),
+            ("Tests: 3, Assertions: 5, Failures: 1, Skipped: 1.", 2, 1, 1),
+            ("No tests executed!", 0, 0, 0),
+            ("No tests were found!!!", 0, 0, 0),
+            ("100% tests passed, 0 tests failed out of 3", 3, 0, 0),
+            ("1..0", 0, 0, 0),
+            ("Files=1, Tests=3,  0 wallclock secs", 3, 0, 0),
+            ("Files=0, Tests=0,  0 wallclock secs\nResult: NOTESTS", 0, 0, 0),
+            ("ok | 0 passed | 0 failed (5ms)", 0, 0, 0),
+            ("ok | 3 passed | 0 failed | 1 ignored (5ms)", 3, 0, 1),
+            ("Passed!  - Failed:     0, Passed:     3, Skipped:     1, Total:     4, Duration: 5 ms", 3, 0, 1),
+            ("No test is available in /a/b.dll. Make sure that …", 0, 0, 0),
         ] {
             assert_eq!(read(output).counts, Some(Counts { ran, failed, skipped }), "{output}");
         }
-        for prose in ["we passed in 3s", "all tests", "ok then", "Ran away in 3s", "Tests: see below", "a in 2s"] {
+        for prose in [
+            "we passed in 3s",
+            "all tests",
+            "ok then",
+            "Ran away in 3s",
+            "Tests: see below",
+            "a in 2s",
+            "1..3",
+            "OK (skipped=1)",
+            "2 tests, as ever",
+            "ok | fine",
+        ] {
             assert_eq!(read(prose).counts, None, "{prose}");
         }
     }
@@ -265,7 +397,14 @@ mod tests {
         );
         assert_eq!(objects("pytest", "3 skipped in 0.1s").as_deref(), Some("it ran no test: 3 were skipped"));
         assert!(objects("cargo test", &format!("{done}\nrunning 9 tests\n")).unwrap().contains("broke off"));
-        for silent in ["pytest", "python3 -m pytest -q", "A=b cargo test --lib", "go test ./...", "node --test"] {
+        for silent in [
+            "pytest",
+            "python3 -m pytest -q",
+            "A=b cargo test --lib",
+            "go test ./...",
+            "node --test",
+            "python3 -m unittest -v",
+        ] {
             assert!(objects(silent, "").unwrap().contains("said nothing"), "{silent}");
         }
         for other in
