@@ -5,8 +5,12 @@
 //! there before and is changed, a build script, a runner's settings, CI: these decide
 //! whether the work is good, and whose work it is cannot decide that they change.
 
+mod executed;
+mod names;
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
+pub(super) use self::names::{is_code, is_test};
 use super::weakened;
 use crate::model::judge::{Change, Touched};
 
@@ -18,9 +22,11 @@ pub type Texts<'a> = dyn Fn(&Change) -> (Option<String>, Option<String>) + 'a;
 pub struct Judges {
     /// `protected:` of the plan.
     pub protected: Vec<String>,
-    /// `files:` of the stage, relative to the top of the tree: what its author named without a
-    /// wildcard, the stage may add and change.
+    /// `files:` of the stage, relative to the top of the tree: what it may change; none: anything.
+    /// What its author named without a wildcard, it may change also when it judges.
     pub files: Vec<String>,
+    /// Globs of what else the plan asks of the stage, from the top of the tree.
+    pub asked: Vec<String>,
     /// The commands that decide about the stage.
     pub commands: Vec<String>,
     /// Where the checks' relative paths start.
@@ -29,132 +35,16 @@ pub struct Judges {
     pub plan: Option<String>,
 }
 
+const PROGRAM: u32 = 0o100_755;
 const LINK: u32 = 0o120_000;
 const SUBMODULE: u32 = 0o160_000;
-
-/// Files that judge wherever they are, by their lower-case name.
-const NAMES: &[(&str, &str)] = &[
-    ("makefile", "a build script"),
-    ("gnumakefile", "a build script"),
-    ("justfile", "a build script"),
-    ("rakefile", "a build script"),
-    ("taskfile.yml", "a build script"),
-    ("taskfile.yaml", "a build script"),
-    ("build.rs", "a build script"),
-    ("setup.py", "a build script"),
-    ("cmakelists.txt", "a build script"),
-    ("meson.build", "a build script"),
-    ("build.gradle", "a build script"),
-    ("build.gradle.kts", "a build script"),
-    ("settings.gradle", "a build script"),
-    ("pom.xml", "a build script"),
-    ("gruntfile.js", "a build script"),
-    ("gulpfile.js", "a build script"),
-    ("conftest.py", "settings of a test runner"),
-    ("pytest.ini", "settings of a test runner"),
-    ("tox.ini", "settings of a test runner"),
-    ("setup.cfg", "settings of a test runner"),
-    ("noxfile.py", "settings of a test runner"),
-    (".coveragerc", "settings of a test runner"),
-    ("sitecustomize.py", "what every run of Python loads"),
-    ("usercustomize.py", "what every run of Python loads"),
-    ("rust-toolchain", "the choice of tools"),
-    ("rust-toolchain.toml", "the choice of tools"),
-    (".tool-versions", "the choice of tools"),
-    ("mise.toml", "the choice of tools"),
-    (".nvmrc", "the choice of tools"),
-    (".npmrc", "settings of a tool"),
-    (".yarnrc", "settings of a tool"),
-    (".yarnrc.yml", "settings of a tool"),
-    (".pnpmfile.cjs", "settings of a tool"),
-    (".pnp.cjs", "settings of a tool"),
-    ("nextest.toml", "settings of a test runner"),
-    ("clippy.toml", "settings of a tool"),
-    (".clippy.toml", "settings of a tool"),
-    (".golangci.yml", "settings of a tool"),
-    (".envrc", "what a shell loads"),
-    ("jenkinsfile", "CI"),
-    (".gitlab-ci.yml", "CI"),
-    (".travis.yml", "CI"),
-    (".drone.yml", "CI"),
-    ("azure-pipelines.yml", "CI"),
-    ("bitbucket-pipelines.yml", "CI"),
-    (".pre-commit-config.yaml", "CI"),
-    ("lefthook.yml", "CI"),
-    (".gitattributes", "settings of git"),
-    (".gitmodules", "settings of git"),
-    ("claude.md", "settings of the agent"),
-    ("claude.local.md", "settings of the agent"),
-    ("agents.md", "settings of the agent"),
-    (".mcp.json", "settings of the agent"),
-];
-
-/// Start of the name of a file of settings, such as `jest.config.ts`.
-const SETTINGS: &[&str] = &[
-    "jest.config.",
-    "jest.setup.",
-    "vitest.config.",
-    "vitest.setup.",
-    "vitest.workspace.",
-    "vite.config.",
-    "playwright.config.",
-    "cypress.config.",
-    "karma.conf.",
-    "babel.config.",
-    "eslint.config.",
-    ".eslintrc",
-    ".mocharc",
-    ".babelrc",
-    ".nycrc",
-    ".c8rc",
-    ".swcrc",
-];
-
-/// Folders whose every file judges.
-const FOLDERS: &[(&str, &str)] = &[
-    (".cargo", "settings of cargo"),
-    (".github", "CI"),
-    (".circleci", "CI"),
-    (".buildkite", "CI"),
-    (".woodpecker", "CI"),
-    (".husky", "git hooks"),
-    (".githooks", "git hooks"),
-    (".claude", "settings of the agent"),
-    (".vscode", "settings that run programs"),
-    (".idea", "settings that run programs"),
-    (".work", "Loom's own state"),
-    (".worktrees", "Loom's own state"),
-];
-
-const LOCKS: &[&str] = &[
-    "cargo.lock",
-    "package-lock.json",
-    "npm-shrinkwrap.json",
-    "yarn.lock",
-    "pnpm-lock.yaml",
-    "bun.lock",
-    "bun.lockb",
-    "deno.lock",
-    "poetry.lock",
-    "uv.lock",
-    "pdm.lock",
-    "pipfile.lock",
-    "gemfile.lock",
-    "composer.lock",
-    "go.sum",
-    "mix.lock",
-    "pubspec.lock",
-    "package.resolved",
-    "packages.lock.json",
-    "gradle.lockfile",
-    "flake.lock",
-];
 
 /// Every file that judges and that `changes` touch. `text` gives the content before and after.
 pub fn touched(changes: &[Change], text: &Texts<'_>, judges: &Judges) -> Vec<Touched> {
     let protected = globs(&judges.protected);
     let files = globs(&judges.files);
-    let run = run_by_checks(&judges.commands, &judges.working_dir);
+    let may = globs(&[judges.files.as_slice(), judges.asked.as_slice()].concat());
+    let run = executed::by(&judges.commands, &judges.working_dir);
     let mut out = Vec::new();
     for change in changes {
         let is_named = judges.files.contains(&change.path) && change.new.is_some();
@@ -168,6 +58,7 @@ pub fn touched(changes: &[Change], text: &Texts<'_>, judges: &Judges) -> Vec<Tou
                 .or_else(|| by_name(change, text))
                 .or_else(|| tests(change, text))
                 .or_else(|| executed(change, &run, &files))
+                .or_else(|| outside(change, judges, &may))
         };
         out.extend(why.map(|why| Touched { path: change.path.clone(), why }));
     }
@@ -176,9 +67,11 @@ pub fn touched(changes: &[Change], text: &Texts<'_>, judges: &Judges) -> Vec<Tou
 
 fn globs(patterns: &[String]) -> GlobSet {
     let mut set = GlobSetBuilder::new();
-    // A pattern that cannot be read was refused with the plan.
-    for glob in patterns.iter().filter_map(|pattern| Glob::new(pattern).ok()) {
-        set.add(glob);
+    // A pattern that cannot be read was refused with the plan. A folder means what is in it.
+    for pattern in patterns.iter().map(|pattern| pattern.trim_start_matches("./").trim_end_matches('/')) {
+        for glob in [Glob::new(pattern), Glob::new(&format!("{pattern}/**"))].into_iter().flatten() {
+            set.add(glob);
+        }
     }
     set.build().unwrap_or_else(|_| GlobSet::empty())
 }
@@ -236,23 +129,25 @@ fn by_glob(change: &Change, protected: &GlobSet) -> Option<String> {
     protected.is_match(&change.path).then(|| format!("protected by the plan, {}", verb(change)))
 }
 
+/// What the plan does not let the stage change. New tests are always welcome.
+fn outside(change: &Change, judges: &Judges, may: &GlobSet) -> Option<String> {
+    let is_new_test = change.old.is_none() && is_test(&change.path);
+    let is_outside = !judges.files.is_empty() && !is_new_test && !may.is_match(&change.path);
+    is_outside.then(|| format!("outside of what the stage's `files` let it change, {}", verb(change)))
+}
+
 fn by_name(change: &Change, text: &Texts<'_>) -> Option<String> {
     let path = change.path.to_lowercase();
     let name = path.rsplit('/').next().unwrap_or(&path);
-    let what = NAMES.iter().find(|(known, _)| *known == name).map(|(_, what)| *what);
-    let what =
-        what.or_else(|| SETTINGS.iter().any(|start| name.starts_with(start)).then_some("settings of a test runner"));
-    let what = what.or_else(|| {
-        let folder = path.split('/').rev().skip(1).find_map(|part| FOLDERS.iter().find(|(known, _)| *known == part));
-        folder.map(|(_, what)| *what)
-    });
-    let what = what.or_else(|| (name.ends_with(".mk") || name.ends_with(".pth")).then_some("a build script"));
-    if let Some(what) = what {
+    if let Some(what) = names::what(&path) {
         return Some(format!("{what}, {}", verb(change)));
     }
-    if LOCKS.contains(&name) {
-        // A first lock file weakens nothing.
-        return change.old.is_some().then(|| format!("a lock file, {}", verb(change)));
+    if let Some(what) = names::shadow(&path).filter(|_| change.old.is_none()) {
+        return Some(format!("{what}, new"));
+    }
+    // A first one weakens nothing.
+    if let Some(what) = names::once_there(name).filter(|_| change.old.is_some()) {
+        return Some(format!("{what}, {}", verb(change)));
     }
     manifest(change, name, text)
 }
@@ -273,7 +168,8 @@ fn manifest(change: &Change, name: &str, text: &Texts<'_>) -> Option<String> {
         return Some(format!("{what}, deleted"));
     }
     let (old, new) = text(change);
-    let (old, new) = (old.map(|old| judging(&old)), judging(&new?));
+    let Some(new) = new else { return Some(format!("{what}: too large to be looked into")) };
+    let (old, new) = (old.map(|old| judging(&old)), judging(&new));
     match old {
         Some(old) if old == new => None,
         Some(_) => Some(format!("{what}, changed")),
@@ -363,41 +259,24 @@ fn sections(text: &str, names: &[&str], suffixes: &[&str], facts: &[&str]) -> St
     out
 }
 
-/// Whether a path is that of a test, or of something that tests read.
-pub fn is_test(path: &str) -> bool {
-    let lower = path.to_lowercase();
-    let name = lower.rsplit('/').next().unwrap_or(&lower);
-    let stem = name.split('.').next().unwrap_or(name);
-    const FOLDERS: [&str; 9] =
-        ["tests", "test", "__tests__", "spec", "specs", "e2e", "testdata", "__snapshots__", "snapshots"];
-    lower.split('/').rev().skip(1).any(|part| FOLDERS.contains(&part))
-        || name.contains(".test.")
-        || name.contains(".spec.")
-        || name.ends_with(".snap")
-        || name.ends_with(".bats")
-        || stem.starts_with("test_")
-        || stem.ends_with("_test")
-        || stem.ends_with("_tests")
-        || stem.ends_with("_spec")
-        || matches!(stem, "test" | "tests")
-        || ["java", "kt", "cs", "swift", "scala", "php"].iter().any(|end| name.ends_with(&format!(".{end}")))
-            && (stem.ends_with("test") || stem.ends_with("tests"))
-}
-
 fn tests(change: &Change, text: &Texts<'_>) -> Option<String> {
     if !is_test(&change.path) {
         // Unit tests of Rust live in the file that they test.
         let is_rust = change.path.ends_with(".rs") && change.old.is_some();
         let (old, new) = if is_rust { text(change) } else { return None };
-        return weakened::rust_unit_tests(&old?, new.as_deref().unwrap_or_default());
+        let Some(old) = old else { return Some("code that is too large to be searched for unit tests".to_owned()) };
+        return weakened::rust_unit_tests(&old, new.as_deref().unwrap_or_default());
     }
     let (old, new) = match (&change.old, &change.new) {
         (Some(_), None) => return Some("a test that was there before, deleted".to_owned()),
+        (Some(old), Some(new)) if old.mode != new.mode && new.mode != PROGRAM => {
+            return Some("a test that was there before: what kind of file it is, changed".to_owned());
+        }
         _ => text(change),
     };
     match (&change.old, old, new) {
-        (None, _, Some(new)) => weakened::stops_others(&new),
-        (None, _, None) => None,
+        (None, _, Some(new)) => weakened::stops_others(&new, &change.path),
+        (None, _, None) => is_code(&change.path).then(|| "a new test that is too large to be looked into".to_owned()),
         (Some(_), Some(old), Some(new)) => weakened::by(&old, &new, &change.path),
         _ => Some("a test that was there before, changed".to_owned()),
     }
@@ -407,55 +286,6 @@ fn executed(change: &Change, run: &[String], files: &GlobSet) -> Option<String> 
     let is_run = change.old.is_some() && run.contains(&change.path);
     (is_run && !(files.is_match(&change.path) && change.new.is_some()))
         .then(|| format!("a check runs it; it was there before, {}", verb(change)))
-}
-
-/// The paths of the tree that the checks' commands execute: called by path, or handed to what
-/// interprets or runs them. What a command only reads does not judge.
-fn run_by_checks(commands: &[String], working_dir: &str) -> Vec<String> {
-    const RUNNERS: [&str; 20] = [
-        "sh", "bash", "dash", "zsh", "source", ".", "python", "python3", "node", "ruby", "perl", "php", "deno", "bun",
-        "tsx", "make", "bats", "pytest", "jest", "vitest",
-    ];
-    let mut found = Vec::new();
-    for command in commands {
-        for simple in command.split(['\n', ';', '|', '&', '(', ')', '{', '}']) {
-            let words = shlex::split(simple).unwrap_or_else(|| simple.split_whitespace().map(str::to_owned).collect());
-            let is_prefix = |word: &String| {
-                word.contains('=')
-                    || matches!(
-                        word.as_str(),
-                        "!" | "if" | "then" | "while" | "do" | "else" | "exec" | "time" | "env" | "timeout"
-                    )
-            };
-            let mut words = words.into_iter().skip_while(is_prefix);
-            let Some(program) = words.next() else { continue };
-            if program.contains('/') {
-                found.extend(in_tree(&program, working_dir));
-            }
-            let name = program.rsplit('/').next().unwrap_or(&program);
-            if RUNNERS.contains(&name) {
-                let paths = words.filter(|word| !word.starts_with('-'));
-                found.extend(paths.filter_map(|word| in_tree(word.split("::").next().unwrap_or(&word), working_dir)));
-            }
-        }
-    }
-    found
-}
-
-/// A path of a command, from the top of the tree; none when it is absolute or leaves the tree.
-fn in_tree(path: &str, working_dir: &str) -> Option<String> {
-    if path.starts_with('/') {
-        return None;
-    }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in working_dir.split('/').chain(path.split('/')) {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()?),
-            part => parts.push(part),
-        }
-    }
-    (!parts.is_empty()).then(|| parts.join("/"))
 }
 
 #[cfg(test)]
@@ -535,6 +365,7 @@ mod tests {
             commands: vec!["sh tools/check.sh && test -s doc/a.md".to_owned(), "X=1 ./src/run.sh a".to_owned()],
             working_dir: ".".to_owned(),
             plan: Some("doc/plans/p.md".to_owned()),
+            asked: vec!["doc/a.md".to_owned(), "tools".to_owned()],
         };
         for (path, old, new, is_touched) in [
             ("schema/a.sql", "a", "b", true),
@@ -547,9 +378,31 @@ mod tests {
             ("src/run.sh", "a", "b", false),
             ("doc/a.md", "a", "b", false),
             ("tests/a.rs", "#[test]\nfn a() { b() }", "#[test]\nfn a() {}", false),
+            ("lib/a.c", "a", "b", true),
+            ("lib/a.c", "", "b", true),
+            ("tests/b.rs", "", "#[test]\nfn b() { assert!(c()); }\n", false),
         ] {
             assert_eq!(judged(path, old, new, &judges).is_some(), is_touched, "{path}: {old} to {new}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_held_and_so_is_another_kind_of_file() {
+        let touched = |path: &str, old: Option<Side>, new: Option<Side>, text: Option<&str>| {
+            let change = Change { path: path.to_owned(), old, new };
+            let text = text.map(str::to_owned);
+            !touched(&[change], &|_| (text.clone(), text.clone()), &Judges::default()).is_empty()
+        };
+        let (plain, program) = (side(0o100_644), side(PROGRAM));
+        assert!(touched("package.json", plain.clone(), plain.clone(), None));
+        assert!(touched("tests/test_a.py", None, plain.clone(), None));
+        assert!(touched("tests/test_a.py", plain.clone(), plain.clone(), None));
+        assert!(touched("src/lib.rs", plain.clone(), plain.clone(), None));
+        assert!(!touched("tests/picture.png", None, plain.clone(), None));
+        assert!(!touched("src/app.py", plain.clone(), plain.clone(), None));
+        assert!(touched("tests/a.sh", program.clone(), plain.clone(), Some("exit 0")));
+        assert!(!touched("tests/a.sh", plain.clone(), program, Some("exit 0")));
+        assert!(touched("tests/a.sh", plain, side(LINK), Some("exit 0")));
     }
 
     #[test]

@@ -132,11 +132,21 @@ impl<'a> Landing<'a> {
     }
 }
 
-/// Every command that decides about the work.
+/// Every command that decides about the work: what prepares the checks decides with them.
 fn commands(prove: &Prove) -> Vec<String> {
     let checks = prove.checks.iter().map(|check| check.command.clone());
+    let setup = prove.setup.iter().flat_map(|setup| setup.commands.iter().cloned());
     let impact = prove.impact.iter().map(|impact| impact.now().to_owned());
-    checks.chain(prove.criteria.commands().map(str::to_owned)).chain(impact).collect()
+    checks.chain(prove.criteria.commands().map(str::to_owned)).chain(impact).chain(setup).collect()
+}
+
+/// Globs of what the plan asks the stage to write, from the top of the tree.
+fn asked(prove: &Prove) -> Vec<String> {
+    let criteria = &prove.criteria;
+    let regression = criteria.regression_test.iter().map(|test| &test.file);
+    let dir = prove.working_dir.trim_start_matches("./").trim_end_matches('/');
+    let below = |path: &String| if matches!(dir, "" | ".") { path.clone() } else { format!("{dir}/{path}") };
+    criteria.artifacts.iter().chain(regression).map(below).collect()
 }
 
 /// Files that judge, as far as landing `tree` would change them on the plan branch.
@@ -145,6 +155,7 @@ fn touched(git: &Git, prove: &Prove, tree: &Oid) -> Result<Vec<Touched>, GitErro
     let judges = Judges {
         protected: prove.protected.clone(),
         files: prove.files.clone(),
+        asked: asked(prove),
         commands: commands(prove),
         working_dir: prove.working_dir.clone(),
         plan: Some(prove.plan_path.clone()),

@@ -2,6 +2,7 @@
 //! that write tests: none of them is held.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::env::{Env, Stage, commit, plan, stage};
 
@@ -22,6 +23,8 @@ fn project() -> Env {
         (".github/workflows/ci.yml", "on: push\n"),
         ("CLAUDE.md", "Be good.\n"),
         ("tools/verify.sh", "sh tests/test_add.sh\n"),
+        ("tools/prepare.sh", "true\n"),
+        ("tests/tool.sh", "#!/bin/sh\nexit 0\n"),
         ("tests/test_app.py", "from app import add\n\n\ndef test_add():\n    assert add(1, 2) == 3\n"),
         ("tests/app.rs", "#[test]\nfn adds() {\n    assert_eq!(app::add(1, 2), 3);\n}\n"),
         (
@@ -36,6 +39,7 @@ fn project() -> Env {
     ] {
         env.write(path, text);
     }
+    fs::set_permissions(env.repo.join("tests/tool.sh"), fs::Permissions::from_mode(0o755)).unwrap();
     env.git(&["add", "-A", "-f"]);
     env.git(&["commit", "-q", "-m", "A project"]);
     env
@@ -84,6 +88,23 @@ const BENT: &[(&str, &str, &str, &str)] = &[
     ("only", "echo 'it.only(\"a\", () => {})' > tests/b.test.js", "test -e tests/b.test.js", "stop or hide"),
     ("snapshot", "echo 0 > tests/__snapshots__/add.snap", "test -e tests", "changed"),
     ("verify", "echo true > tools/verify.sh", "sh tools/verify.sh", "a check runs it"),
+    (
+        "big",
+        "{ echo '{\"scripts\":{\"test\":\"true\"}}'; head -c 2200000 /dev/zero | tr '\\0' ' '; } > package.json",
+        "grep -q true package.json",
+        "too large",
+    ),
+    (
+        "suite",
+        "printf '\n\ndef load_tests(a, b, c):\n    return a.suiteClass()\n' >> tests/test_app.py",
+        "grep -q load_tests tests/test_app.py",
+        "changed",
+    ),
+    ("prepare", "echo 'true # bent' > tools/prepare.sh", "grep -q bent tools/prepare.sh", "a check runs it"),
+    ("shadow", "echo 'print(\"Ran 2 tests\")' > unittest.py", "test -s unittest.py", "stands in for"),
+    ("mode", "chmod -x tests/tool.sh", "test ! -x tests/tool.sh", "kind of file"),
+    ("folder", "echo 'true # bent' > tools/verify.sh", "cd tools && sh verify.sh", "a check runs it"),
+    ("outside", "echo 'add() { echo 3; }' > app.sh", TESTS, "outside of what"),
     ("link", "ln -s /etc/passwd answer.txt", "test -s answer.txt", "out of the tree"),
     (
         "module",
@@ -97,7 +118,12 @@ const BENT: &[(&str, &str, &str, &str)] = &[
 #[test]
 fn a_stage_that_bends_what_judges_it_waits_for_a_person() {
     let env = project();
-    let stages: Vec<Stage> = BENT.iter().map(|(id, script, check, _)| cheat(id, script, check)).collect();
+    let bent = BENT.iter().map(|(id, script, check, _)| match *id {
+        "prepare" => cheat(id, script, check).with("setup: [\"sh tools/prepare.sh\"]"),
+        "outside" => cheat(id, script, check).with("files: [\"src/**\"]"),
+        _ => cheat(id, script, check),
+    });
+    let stages: Vec<Stage> = bent.collect();
     env.load(&plan(&stages));
     env.run().ends(5);
     let status = env.status();
@@ -208,6 +234,8 @@ fn honest_stages_that_write_tests_are_not_held() {
         honest("script", &format!("cat > tests/app.test.js <<'EOF'\n{SCRIPT}EOF"), "grep -q zero tests/app.test.js"),
         honest("new-js", "echo \"it('is one', () => { expect(add(0, 1)).toBe(1); });\" > tests/one.test.js", "test -s tests/one.test.js"),
         honest("go", "printf 'package app\\n\\nfunc TestA(t *testing.T) {}\\n' > app_test.go", "test -s app_test.go"),
+        honest("marked", "printf 'pytestmark = pytest.mark.slow\n\n\ndef test_fit():\n    assert m.fit(1)\n' > tests/test_fit.py; echo Tests > tests/README.md", "test -s tests/README.md"),
+        honest("within", "mkdir -p src/a; echo x > src/a/b.txt; echo x > made.txt; echo true > tests/test_within.sh", "test -s src/a/b.txt").with("files: [src]").with("artifacts: [made.txt]"),
         honest("dependency", "echo '{\"scripts\":{\"test\":\"sh tests/test_add.sh\"},\"dependencies\":{\"a\":\"1\"}}' > package.json", "grep -q dependencies package.json"),
         honest("crate", "echo 'serde = \"1\"' >> Cargo.toml; echo 'version = 4 # serde' > Cargo.lock", "grep -q serde Cargo.lock").with("files: [\"Cargo.toml\", \"Cargo.lock\"]"),
         honest("target", "printf 'lint:\\n\\t@true\\n' >> Makefile; mkdir -p doc; echo How > doc/testing.md", "make lint").with("files: [\"Makefile\", \"doc/**\"]"),
