@@ -144,7 +144,7 @@ impl From<NoProject> for Failure {
             NoProject::NoGit => failure.hint("install git 2.38 or newer"),
             NoProject::GitTooOld(_) => failure.hint("install git 2.38 or newer"),
             NoProject::BranchLoom => failure.hint("git branch -m loom <another name>"),
-            NoProject::Unreadable(_) => failure,
+            NoProject::Unreadable(_) | NoProject::OwnBranch(..) => failure,
         }
     }
 }

@@ -14,6 +14,8 @@ use crate::wire::status::{PhaseOfPlan, Status};
 
 /// Where a command was started.
 pub struct Place {
+    /// The folder itself; it may be in a linked worktree of the project.
+    pub here: PathBuf,
     pub git: Git,
     pub layout: Layout,
 }
@@ -27,7 +29,7 @@ impl Place {
         };
         let git = Git::find(&here)?;
         let layout = Layout::new(&git.project);
-        Ok(Place { git, layout })
+        Ok(Place { here, git, layout })
     }
 
     /// Sends a request and prints what it means.

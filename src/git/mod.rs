@@ -62,6 +62,8 @@ pub enum NoProject {
     NoCommit(PathBuf),
     #[error("`{0}` is not on a branch (detached HEAD)")]
     Detached(PathBuf),
+    #[error("`{0}` is on `{1}`, a branch of Loom: go to a checkout of your own")]
+    OwnBranch(PathBuf, String),
     #[error("git is not installed, or not on PATH")]
     NoGit,
     #[error("git {0} is too old: 2.38 is the oldest that can merge without a checkout")]
@@ -72,7 +74,7 @@ pub enum NoProject {
     Unreadable(String),
 }
 
-/// Where `HEAD` of the main checkout is.
+/// Where `HEAD` of a checkout is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     pub branch: String,
@@ -116,16 +118,21 @@ impl Git {
         Git { project, common, excludes }
     }
 
-    /// The branch and commit that a plan would start from.
-    pub fn head(&self) -> Result<Head, NoProject> {
+    /// The branch and commit that a plan would start from: those of the checkout around `here`,
+    /// which may be a linked worktree.
+    pub fn head(&self, here: &Path) -> Result<Head, NoProject> {
         let unreadable = |error: git2::Error| NoProject::Unreadable(error.to_string());
-        let repo = self.repo().map_err(|error| NoProject::Unreadable(error.to_string()))?;
+        let repo = git2::Repository::discover(here).map_err(unreadable)?;
+        let top: PathBuf = repo.workdir().unwrap_or(&self.project).components().collect();
         if repo.head_detached().map_err(unreadable)? {
-            return Err(NoProject::Detached(self.project.clone()));
+            return Err(NoProject::Detached(top));
         }
-        let head = repo.head().map_err(|_| NoProject::NoCommit(self.project.clone()))?;
+        let head = repo.head().map_err(|_| NoProject::NoCommit(top.clone()))?;
         let commit = head.peel_to_commit().map_err(unreadable)?;
         let branch = head.shorthand().map_err(unreadable)?.to_owned();
+        if branch.starts_with("loom/") {
+            return Err(NoProject::OwnBranch(top, branch));
+        }
         Ok(Head { branch, commit: refs::oid(commit.id()) })
     }
 

@@ -199,3 +199,15 @@ pub fn ignorable() -> impl Iterator<Item = &'static str> {
     let stage = STAGE.iter().filter(|field| field.effect == Effect::Refused);
     plan.chain(stage).map(|field| field.name)
 }
+
+/// What a field is called here that goes by another name in other tools.
+pub fn other_name(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "depends_on" | "depends-on" | "needs" | "requires" | "after" => "dependencies",
+        "effort" => "reasoning_effort",
+        "checks" | "tests" => "acceptance",
+        "title" => "name",
+        "cmd" | "script" => "run",
+        _ => return None,
+    })
+}

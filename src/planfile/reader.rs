@@ -100,7 +100,8 @@ impl Reader<'_, '_> {
 
     fn unknown_field(&mut self, entry: &Entry<'_>, known: &'static [Field], of: &str) {
         let key = entry.key.as_ref();
-        let similar = self.report.similar(key, known.iter().map(|field| field.name));
+        let meant = fields::other_name(key).filter(|name| known.iter().any(|field| field.name == *name));
+        let similar = meant.or_else(|| self.report.similar(key, known.iter().map(|field| field.name)));
         let elsewhere = [(fields::STAGE, A_STAGE), (fields::PLAN, "the plan"), (fields::CHECK, "a check")]
             .into_iter()
             .find(|(table, _)| table.iter().any(|field| field.name == key));
@@ -111,6 +112,7 @@ impl Reader<'_, '_> {
         draft.field(&quoted(key));
         match (key, similar, elsewhere) {
             ("<<", _, _) => draft.hint("merge keys are not part of YAML 1.2; write the fields out"),
+            (_, _, Some((_, "the plan"))) if of.ends_with("the plan block") => draft.hint("indent it under `loom:`"),
             (_, _, Some((_, owner))) => draft.hint(format!("`{key}` is a field of {owner}")),
             (_, Some(name), None) => draft.did_you_mean(Some(name)),
             (_, None, None) if known.len() <= 12 => draft.hint(format!("known fields: {}", names())),
@@ -196,6 +198,7 @@ impl Reader<'_, '_> {
                 format!("put it in quotes: `\"{raw}\"`")
             }
             ("text", Value::Map(_), _) => "text that contains `: ` needs quotes".to_owned(),
+            ("a list", Value::Map(_), _) if name != "`stages`" => "put it into a list: `- ` before it".to_owned(),
             ("a list", Value::Text(_), Some(raw)) if raw.starts_with(['"', '\'']) => format!("write `[{raw}]`"),
             ("a list", Value::Text(_), Some(raw)) => format!("write `[\"{raw}\"]`"),
             ("`true` or `false`", Value::Text(word), _) => match word.to_lowercase().as_str() {

@@ -293,11 +293,32 @@ impl<'a> Builder<'a, '_> {
 
     fn syntax_error(&mut self, error: &ScanError) {
         let at = self.base + error.marker().byte_offset().unwrap_or_default();
+        if let Some(tab) = self.tab_before(at) {
+            let message = "not valid YAML: a tab in the indentation, where YAML wants spaces";
+            self.report.error(&(tab..tab), message).hint("use spaces for indentation");
+            return;
+        }
         let (message, hint) = explain(error);
         let draft = self.report.error(&(at..at), format!("not valid YAML: {message}"));
         if let Some(hint) = hint {
             draft.hint(hint);
         }
+    }
+}
+
+impl Builder<'_, '_> {
+    /// A tab that indents the line of `at` or one beside it: the parser says so elsewhere.
+    fn tab_before(&self, at: usize) -> Option<usize> {
+        let text = self.source.text;
+        let line = text.get(self.base..at)?.rfind('\n').map_or(self.base, |end| self.base + end + 1);
+        let before = text.get(self.base..line.saturating_sub(1)).and_then(|text| text.rfind('\n'));
+        let before = before.map_or(self.base, |end| self.base + end + 1);
+        let after = text.get(at..).and_then(|text| text.find('\n')).map(|end| at + end + 1);
+        [Some(before), Some(line), after].into_iter().flatten().find_map(|start| {
+            let rest = text.get(start..)?;
+            let indentation = &rest[..rest.len() - rest.trim_start_matches([' ', '\t']).len()];
+            indentation.find('\t').map(|tab| start + tab)
+        })
     }
 }
 

@@ -124,8 +124,8 @@ fn a_plan_that_is_not_there_is_named() {
     ------- exit 1 -------
     ");
     insta::assert_snapshot!(env.says(&["init", "."]), @r"
-    Error: the plan . cannot be read
-    Caused by: failed to read from file `.`: Is a directory (os error 21)
+    Error: . is a folder: name the plan file
+    Hint: ls .
     ------- exit 1 -------
     ");
 }

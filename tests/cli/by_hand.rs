@@ -47,6 +47,8 @@ fn a_session_of_another_boot_is_lost_and_its_stage_goes_on() {
     env.loom(&["stop"]).ok();
     env.pids("loom host").into_iter().for_each(kill);
     env.until("the host is gone", || env.pids("loom host").is_empty());
+    env.pids("read go <").into_iter().for_each(kill);
+    env.until("its agent is gone", || env.pids("read go <").is_empty());
     // As after a reboot: every identity on record is of another boot.
     let path = env.repo.join(".work/journal.jsonl");
     let this_boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
@@ -56,7 +58,8 @@ fn a_session_of_another_boot_is_lost_and_its_stage_goes_on() {
     });
     env.git(&["update-ref", "-d", "refs/loom/journal"]);
     assert!(env.read(".work/journal.jsonl").contains("0123-another-boot"));
-    env.go("go");
+    env.loom(&["run"]).ok();
+    env.until_said("runs", "x\nx");
     env.go("go");
     env.finish();
     assert_eq!((env.said("runs"), env.said("ends")), ("x\nx\n".to_owned(), "y\n".to_owned()));

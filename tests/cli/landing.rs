@@ -255,3 +255,19 @@ fn a_changed_git_configuration_stops_loom_until_it_is_approved() {
         assert_eq!(env.state(), "a merged, b merged");
     }
 }
+
+#[test]
+fn a_plan_that_is_loaded_in_a_linked_worktree_is_for_the_branch_of_that_worktree() {
+    let env = Env::new();
+    env.add_plan(&plan(&[stage("a")]));
+    let side = env.repo.with_file_name("side");
+    env.git(&["worktree", "add", "-q", "-b", "side", side.to_str().unwrap()]);
+    let base = env.git(&["rev-parse", "main"]);
+    let mut init = env.command("loom");
+    env.out_of(init.current_dir(&side).args(["init", "doc/plans/plan.md"])).ok().has("on `side`");
+    env.finish();
+    assert_eq!(env.git(&["rev-parse", "main"]), base);
+    assert_eq!(env.git(&["rev-parse", "side"]), env.git(&["rev-parse", "loom/_plan/plan"]));
+    assert_eq!(fs::read_to_string(side.join("a.txt")).unwrap(), "a\n");
+    env.loom(&["plan", "verify", "doc"]).ends(1).has("is a folder: name the plan file");
+}

@@ -21,7 +21,7 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
         (ready.join(), read)
     });
     ready.map_err(|_| Failure::new(exit::INTERNAL, "looking at git broke off"))??;
-    let head = place.git.head()?;
+    let head = place.git.head(&place.here)?;
     let (source, parsed) = read?;
     for diagnostic in &parsed.diagnostics {
         ui::note(format!("{diagnostic}"));

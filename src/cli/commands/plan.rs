@@ -19,6 +19,10 @@ pub fn read(path: &Path, ignored_fields: &[String]) -> Result<(Vec<u8>, Parsed),
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    if path.is_dir() {
+        return Err(Failure::user(format!("{} is a folder: name the plan file", path.display()))
+            .hint(format!("ls {}", path.display())));
+    }
     fs_err::read(path).map_err(|error| {
         let failure = Failure::user(format!("the plan {} cannot be read", path.display())).because(error.to_string());
         match error.kind() {
