@@ -128,8 +128,9 @@ fn kill_at_each(part: usize, parts: usize) {
     let (mut at, mut kills) = (0, 0);
     for (scenario, tree, points) in &todo {
         for (name, times) in points {
-            // The short form dies once at each point, at some time; the long one at each time.
-            let when = if is_long() { (1..=*times).collect() } else { vec![1 + at * 7 % times] };
+            // The short form dies once at each point, at some time; the long one at eight times.
+            let each = times.div_ceil(8);
+            let when = if is_long() { (1..=*times).step_by(each).collect() } else { vec![1 + at * 7 % times] };
             for nth in when {
                 at += 1;
                 if at % parts == part {
