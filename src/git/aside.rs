@@ -56,7 +56,11 @@ impl Git {
             Err(error) if error.is_killed() => Err(error),
             Err(error) => {
                 tracing::warn!("{} is kept as it is: {error}", dir.display());
-                self.keep_folder(layout, stage, &dir).map(Some)
+                match self.keep_folder(layout, stage, &dir) {
+                    // Another command that tidies up was faster: it has saved what was here.
+                    Err(_) if !dir.exists() => self.forget_worktree(stage, &dir),
+                    kept => kept.map(Some),
+                }
             }
         }
     }
