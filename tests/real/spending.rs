@@ -86,10 +86,10 @@ fn the_plans_money_is_counted_and_a_no_pauses_the_plan() {
     project.run_to_the_end();
 }
 
-/// A usage limit, and a person who wants to be asked.
-#[test]
-fn at_a_limit_a_person_is_asked_once_when_the_plan_says_so() {
-    let until = loom::base::clock::now().as_second() + 8;
+/// An account that is at its usage limit for this many seconds, and then lets the agent work. Says
+/// until when, in seconds since the epoch.
+fn limited_for(seconds: i64) -> (Api, Project, i64) {
+    let until = loom::base::clock::now().as_second() + seconds;
     let limit = Turn::error(429, "rate_limit_error", "limit")
         .header("anthropic-ratelimit-unified-status", "rejected")
         .header("anthropic-ratelimit-unified-reset", &until.to_string())
@@ -99,6 +99,13 @@ fn at_a_limit_a_person_is_asked_once_when_the_plan_says_so() {
     let mut project = Project::new(&api);
     project.remove_env("ANTHROPIC_API_KEY");
     project.set_env("CLAUDE_CODE_OAUTH_TOKEN", "sk-ant-oat01-dummy");
+    (api, project, until)
+}
+
+/// A usage limit, and a person who wants to be asked.
+#[test]
+fn at_a_limit_a_person_is_asked_once_when_the_plan_says_so() {
+    let (_api, project, until) = limited_for(8);
     project.init(&format!("{HEADLESS}\non_limit: ask"), ONE);
     assert_eq!(project.run().code, 5, "{}", project.story());
     let status = project.status();
@@ -118,16 +125,7 @@ fn at_a_limit_a_person_is_asked_once_when_the_plan_says_so() {
 /// The same, stopped by the command line until the next `loom run`.
 #[test]
 fn at_a_limit_the_plan_stops_when_the_command_line_says_so() {
-    let until = loom::base::clock::now().as_second() + 4;
-    let limit = Turn::error(429, "rate_limit_error", "limit")
-        .header("anthropic-ratelimit-unified-status", "rejected")
-        .header("anthropic-ratelimit-unified-reset", &until.to_string())
-        .header("anthropic-ratelimit-unified-representative-claim", "five_hour");
-    let turns = [vec![limit], diligent("a.txt", "alpha\n")].concat();
-    let api = Api::start(Script::new().lane(lane("api", turns)));
-    let mut project = Project::new(&api);
-    project.remove_env("ANTHROPIC_API_KEY");
-    project.set_env("CLAUDE_CODE_OAUTH_TOKEN", "sk-ant-oat01-dummy");
+    let (_api, project, _) = limited_for(4);
     project.init(HEADLESS, ONE);
     let said = project.loom(&["run", "--watch", "--on-limit", "stop"]);
     assert_eq!(said.code, 5, "{said:?}\n{}", project.story());
