@@ -2,6 +2,7 @@
 //! refused, and what has to be proven again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::dispute;
 use super::draft::Draft;
@@ -357,9 +358,9 @@ impl Run {
                     stage.asked = Some(old.acceptance.clone());
                 }
             }
-            if *stage.newest_spec() != *spec {
+            if *stage.newest_spec() != **spec {
                 let differs = is_proven_differently(stage.newest_spec(), spec);
-                stage.next_spec = Some(Box::new(spec.clone()));
+                stage.next_spec = Some(Arc::clone(spec));
                 if stage.adopt() && differs {
                     again.push(spec.id.clone());
                 }
@@ -441,7 +442,7 @@ impl Stage {
             return false;
         }
         let Some(next) = self.next_spec.take() else { return false };
-        let old = std::mem::replace(&mut self.spec, *next);
+        let old = std::mem::replace(&mut self.spec, next);
         if old.hold != self.spec.hold && !self.state.is_final() {
             self.held = self.spec.hold;
         }

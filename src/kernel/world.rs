@@ -2,6 +2,7 @@
 //! a world that exists. Live events, replay and the simulator share it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -114,9 +115,9 @@ pub enum BaseEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
     /// The version that its attempt follows.
-    pub spec: StageSpec,
+    pub spec: Arc<StageSpec>,
     /// A newer version, which the next attempt follows.
-    pub next_spec: Option<Box<StageSpec>>,
+    pub next_spec: Option<Arc<StageSpec>>,
     /// What the plan asked of every stage when the proof that runs was begun, where its newest
     /// version asks for something else. What it lands with is proven again.
     pub asked: Option<Vec<Check>>,
@@ -179,7 +180,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(spec: StageSpec) -> Self {
+    pub(super) fn new(spec: Arc<StageSpec>) -> Self {
         Stage {
             next_spec: None,
             asked: None,

@@ -1,6 +1,8 @@
 //! A plan as authored: what is to be done and what proves it. Never changes
 //! while it runs; the state of a stage is [`crate::model::stage`].
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::budget::{Budget, OnLimit};
@@ -17,8 +19,9 @@ pub struct Plan {
     pub title: String,
     /// The prose around the block, passed to agents.
     pub overview: String,
-    /// In the order of the file; a stage may depend on a later one.
-    pub stages: Vec<StageSpec>,
+    /// In the order of the file; a stage may depend on a later one. Whoever carries one out
+    /// shares it: a plan of a thousand stages is in memory once.
+    pub stages: Vec<Arc<StageSpec>>,
     /// Sessions at once; none: the operator's setting says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_parallel: Option<u32>,
@@ -217,7 +220,7 @@ impl std::fmt::Display for BackendKind {
 
 impl Plan {
     pub fn stage(&self, id: &StageId) -> Option<&StageSpec> {
-        self.stages.iter().find(|stage| stage.id == *id)
+        self.stages.iter().find(|stage| stage.id == *id).map(Arc::as_ref)
     }
     /// The branch on which stages land.
     pub fn branch(&self) -> String {

@@ -40,6 +40,8 @@ pub use places::Surroundings;
 pub use suggest::{Suggestion, Tree, suggest};
 pub use wiring::{Changed, Link, Seen, Unused, look};
 
+use std::sync::Arc;
+
 use crate::base::text;
 use crate::model::budget::Budget;
 use crate::model::ids::PlanId;
@@ -194,7 +196,7 @@ impl Reader<'_, '_> {
             id,
             title: document.title,
             overview: document.overview,
-            stages: drafts.into_iter().filter_map(|draft| draft.spec).collect(),
+            stages: drafts.into_iter().filter_map(|draft| draft.spec).map(Arc::new).collect(),
             max_parallel,
             acceptance,
             protected,

@@ -186,7 +186,7 @@ mod tests {
                 id: PlanId::new("plan").unwrap(),
                 title: "Plan".to_owned(),
                 overview: String::new(),
-                stages,
+                stages: stages.into_iter().map(Into::into).collect(),
                 max_parallel: Some(4),
                 acceptance: Vec::new(),
                 landing: Landing::End,

@@ -131,6 +131,7 @@ pub fn plan(dice: &mut Dice, name: &str) -> Plan {
             advice: Advice::default(),
             sandbox: loom::model::sandbox::Sandbox::default(),
         })
+        .map(Into::into)
         .collect();
     Plan {
         id: PlanId::new(name).unwrap(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -58,7 +59,7 @@ fn loaded(place: &Place) -> Result<Drawn, Failure> {
 
 impl Drawn {
     fn stage(&self, id: &str) -> Option<&StageSpec> {
-        self.plan.stages.iter().find(|stage| stage.id.as_str() == id)
+        self.plan.stages.iter().map(Arc::as_ref).find(|stage| stage.id.as_str() == id)
     }
 
     fn waves(&self) -> Vec<Vec<String>> {
@@ -115,7 +116,7 @@ impl Drawn {
             "plan": self.plan.id,
             "title": self.plan.title,
             "waves": waves,
-            "stages": self.plan.stages.iter().map(stage).collect::<Vec<_>>(),
+            "stages": self.plan.stages.iter().map(|spec| stage(spec)).collect::<Vec<_>>(),
             "edges": self.edges().iter().map(|(from, to)| json!({"from": from, "to": to})).collect::<Vec<_>>(),
         })
     }

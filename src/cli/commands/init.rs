@@ -58,8 +58,8 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
 /// What a person should know before `loom run`.
 fn notices(plan: &Plan) -> Vec<String> {
     use crate::model::plan::{BackendKind, StageSpec};
-    let is_open = |stage: &&StageSpec| stage.agent.kind() == BackendKind::Claude && !stage.sandbox.enabled;
-    let agents = plan.stages.iter().filter(is_open).count();
+    let is_open = |stage: &StageSpec| stage.agent.kind() == BackendKind::Claude && !stage.sandbox.enabled;
+    let agents = plan.stages.iter().filter(|stage| is_open(stage)).count();
     let mut notices = Vec::new();
     if agents > 0 {
         notices.push(format!(

@@ -1,12 +1,14 @@
 //! A new version of the plan while it runs.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::kernel::amend::{Amendment, Consequence, amendment};
 
 /// The plan of [`states`] with another check for `a`.
 pub(super) fn new_plan(restart: &[&str]) -> Request {
     let mut plan = Sim::new(vec![spec("a", &[], claude()), spec("b", &["a"], command())]).world.run.unwrap().plan;
-    plan.stages[0].checks = vec![Check::command("make new")];
+    stage(&mut plan, "a").checks = vec![Check::command("make new")];
     plan.acceptance = vec![Check::command("make all")];
     Request::ApplyPlan {
         plan: Box::new(plan),
@@ -69,7 +71,7 @@ fn refused(sim: &Sim, restart: &[&str], change: impl FnOnce(&mut Plan)) -> Strin
 }
 
 fn stage<'p>(plan: &'p mut Plan, name: &str) -> &'p mut StageSpec {
-    plan.stages.iter_mut().find(|stage| stage.id == id(name)).unwrap()
+    Arc::make_mut(plan.stages.iter_mut().find(|stage| stage.id == id(name)).unwrap())
 }
 
 fn told(sim: &Sim, name: &str) -> String {
@@ -243,7 +245,7 @@ fn a_new_dependency_holds_a_stage_that_has_not_started() {
     sim.ask(Request::Hold { stage: id("b") }).schedule();
     amended(&mut sim, &[], |plan| {
         stage(plan, "b").dependencies = vec![id("a"), id("c")];
-        plan.stages.push(spec("c", &[], command()));
+        plan.stages.push(spec("c", &[], command()).into());
     });
     assert_eq!(sim.state("b"), &StageState::Waiting);
     sim.ask(Request::Release { stage: id("b") }).schedule();
@@ -258,7 +260,7 @@ fn every_consequence_is_said_before() {
     let plan = changed(&sim, |plan| {
         stage(plan, "a").name = "Other".to_owned();
         stage(plan, "b").checks = Vec::new();
-        plan.stages.push(spec("c", &["b"], command()));
+        plan.stages.push(spec("c", &["b"], command()).into());
         plan.max_parallel = Some(2);
     });
     let run = sim.world.run.as_ref().unwrap();

@@ -1,5 +1,7 @@
 //! Budgets (R16), and what a usage limit of the account means.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::kernel::budget;
 use crate::model::budget::{Budget, OnLimit};
@@ -77,7 +79,7 @@ impl Sim {
 
 #[test]
 fn a_session_at_the_cap_leaves_what_it_has_and_goes_on_after_a_persons_word() {
-    let mut sim = two(|plan| plan.stages[0].budget = tokens(100_000));
+    let mut sim = two(|plan| Arc::make_mut(&mut plan.stages[0]).budget = tokens(100_000));
     sim.schedule().hosted("a.1").hosted("b.1");
     assert!(matches!(sim.uses("a.1", 99_999), Answer::Done { .. }), "cache reads count");
     let Answer::Advice { text } = sim.uses("a.1", 123_000) else { panic!("it was not told") };
@@ -106,7 +108,7 @@ fn a_session_at_the_cap_leaves_what_it_has_and_goes_on_after_a_persons_word() {
 
 #[test]
 fn a_rejected_budget_blocks_the_stage_and_a_retry_asks_again() {
-    let mut sim = two(|plan| plan.stages[0].budget = sessions(1));
+    let mut sim = two(|plan| Arc::make_mut(&mut plan.stages[0]).budget = sessions(1));
     sim.schedule().hosted("a.1").ended("a.1", Exit::Code { code: 0 }).schedule();
     assert!(sim.question().contains("1 of 1 sessions"), "{}", sim.question());
     sim.answers(GateTarget::Stage { stage: id("a") }, false).schedule();
