@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::base::layout::Layout;
+use crate::base::process;
 use crate::host::spec::{EnvChange, HostFolder, HostSpec, Spool, TerminalSize};
 use crate::model::effect::Start;
 use crate::model::limits;
@@ -235,14 +236,14 @@ fn port_base(project_key: &str, slot: u32) -> u32 {
 /// Git configuration for the session's children, after what the user gave the same way.
 fn git_config(excludes: &Path, environment: &Environment) -> Vec<EnvChange> {
     let excludes = excludes.display().to_string();
-    let settings = [("core.fsync", "all"), ("core.excludesFile", excludes.as_str()), ("commit.gpgsign", "false")];
+    let settings = [
+        ("core.fsync", "all"),
+        ("core.excludesFile", excludes.as_str()),
+        ("commit.gpgsign", "false"),
+        process::NO_MAINTENANCE,
+    ];
     let before: usize = environment.get("GIT_CONFIG_COUNT").and_then(|count| count.parse().ok()).unwrap_or(0);
-    let mut env = vec![set("GIT_CONFIG_COUNT", before + settings.len())];
-    for (index, (key, value)) in settings.into_iter().enumerate() {
-        env.push(set(&format!("GIT_CONFIG_KEY_{}", before + index), key));
-        env.push(set(&format!("GIT_CONFIG_VALUE_{}", before + index), value));
-    }
-    env
+    process::git_settings(before, &settings).into_iter().map(|(name, value)| set(&name, value)).collect()
 }
 
 /// Makes `loom` mean this binary, when it does not already; `before` goes first.

@@ -68,7 +68,7 @@ fn a_command_runs_in_its_working_dir_without_a_terminal() {
 #[test]
 fn git_configuration_of_the_user_is_kept() {
     let launch = launched(&start(Agent::Command { run: "x".to_owned() }), &[("GIT_CONFIG_COUNT", "1")]);
-    assert_eq!(value(&launch, "GIT_CONFIG_COUNT"), Some("4"));
+    assert_eq!(value(&launch, "GIT_CONFIG_COUNT"), Some("5"));
     assert_eq!(value(&launch, "GIT_CONFIG_KEY_0"), None);
     assert_eq!(value(&launch, "GIT_CONFIG_KEY_2"), Some("core.excludesFile"));
     assert_eq!(value(&launch, "GIT_CONFIG_VALUE_2"), Some("/p/.work/excludes"));

@@ -14,6 +14,21 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Git configuration for sessions, checks and setups: no maintenance in the background.
+/// Git would leave it running behind a commit; ended with its session, it leaves its lock, and a
+/// repository with that lock is never maintained again. The user's own commands start it as ever.
+pub const NO_MAINTENANCE: (&str, &str) = ("maintenance.auto", "false");
+
+/// Git configuration as variables of the environment, after `before` settings that are there.
+pub fn git_settings(before: usize, settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut variables = vec![("GIT_CONFIG_COUNT".to_owned(), (before + settings.len()).to_string())];
+    for (at, (key, value)) in settings.iter().enumerate() {
+        variables.push((format!("GIT_CONFIG_KEY_{}", before + at), (*key).to_owned()));
+        variables.push((format!("GIT_CONFIG_VALUE_{}", before + at), (*value).to_owned()));
+    }
+    variables
+}
+
 /// The path of this very binary.
 pub fn this_binary() -> io::Result<std::path::PathBuf> {
     std::env::current_exe()

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::base::process::{NO_MAINTENANCE, git_settings};
 use crate::base::text::sha256;
 
 /// Variables of the operator that reach a check: where tools are and how they speak.
@@ -199,6 +200,7 @@ impl Operator {
         environment.insert("LOOM_HOST".to_owned(), "1".to_owned());
         // Its caches know a source by size and second: another stage's would be taken for this one's.
         environment.insert("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned());
+        environment.extend(git_settings(0, &[NO_MAINTENANCE]));
         Ok(environment.into_iter().collect())
     }
 

@@ -121,6 +121,22 @@ fn a_gc_that_prunes_everything_costs_nothing() {
 }
 
 #[test]
+fn what_sessions_setups_and_checks_commit_leaves_no_maintenance_running() {
+    let env = Env::new();
+    env.git(&["config", "gc.auto", "1"]);
+    let commits = "export GIT_TRACE=@OUT@/trace; git commit -q --allow-empty -m Empty";
+    env.load(&plan(&[stage("a").first(commits).check(commits).with(&format!("setup: [{commits:?}]"))]));
+    env.finish();
+    let trace = env.said("trace");
+    assert!(trace.matches("built-in: git commit").count() >= 5, "{trace}");
+    assert!(!trace.contains("maintenance") && !trace.contains("git gc"), "{trace}");
+    // The user's own commands do as ever.
+    let trace = env.out.join("mine");
+    env.out_of(env.command("git").env("GIT_TRACE", &trace).args(["commit", "-q", "--allow-empty", "-m", "Mine"])).ok();
+    assert!(env.said("mine").contains("maintenance"), "{}", env.said("mine"));
+}
+
+#[test]
 fn a_plan_that_is_edited_while_it_runs_changes_nothing() {
     let env = running();
     env.write("doc/plans/plan.md", "# Another plan\n");

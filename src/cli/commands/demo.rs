@@ -65,7 +65,9 @@ pub(super) fn git(repo: &Path, args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command.current_dir(repo).args(args);
+    // Nothing of it may be at work when the folder goes.
+    let (key, value) = process::NO_MAINTENANCE;
+    command.current_dir(repo).arg("-c").arg(format!("{key}={value}")).args(args);
     command
 }
 
