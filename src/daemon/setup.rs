@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::fail::{self, Point};
 use crate::base::fs::write_atomic;
 use crate::base::layout::Layout;
 use crate::base::text::{printable, sha256};
@@ -98,10 +99,14 @@ pub(super) fn prepare(context: &Context, git: &Git, start: &Start, lifeline: &Li
     }
     let known = shown(git, &dir)?;
     if !is_done {
+        fail::point(Point::BeforeSetUp)?;
         set_up(context, start, &cwd, lifeline)?;
+        fail::point(Point::AfterSetUp)?;
     }
     if !start.before.is_empty() {
+        fail::point(Point::BeforeLookBefore)?;
         look_before(context, start, &cwd, lifeline)?;
+        fail::point(Point::AfterLookBefore)?;
     }
     let mut left = shown(git, &dir)?;
     left.retain(|path, digest| known.get(path) != Some(digest));
@@ -194,7 +199,10 @@ pub(super) fn tear_down(
     // Whatever lies there now, another worktree was set up.
     let is_it = ground(&dir).is_ok_and(|ground| ground == record.ground);
     let done = if is_it && !record.teardown.is_empty() {
-        clear_up(layout, &operator(), stage, folder, &record)
+        fail::pass(Point::BeforeTearDown);
+        let done = clear_up(layout, &operator(), stage, folder, &record);
+        fail::pass(Point::AfterTearDown);
+        done
     } else {
         Ok(())
     };
@@ -248,6 +256,7 @@ pub(super) fn in_proof(
         return Ok(None);
     }
     forget_in_proof(own);
+    fail::point(Point::BeforeProofSetUp).map_err(io)?;
     for setup in setups {
         let cwd = own.proof.join(&setup.working_dir);
         if !cwd.is_dir() {
@@ -274,6 +283,7 @@ pub(super) fn in_proof(
     // What is proven is exactly what would land.
     own.put_back(tree).map_err(|error| error.to_string())?;
     // The next checkout removes what git does not ignore: then it has to be made again.
+    fail::point(Point::AfterProofSetUp).map_err(io)?;
     if !own.has_untracked() {
         fs_err::write(&marker, &wanted).map_err(io)?;
     }

@@ -5,7 +5,7 @@ use std::fs;
 
 use loom::base::fail::Point;
 
-use super::{RICH, Trial, is_long, rich_plan, sturdy};
+use super::{RICH, Trial, is_long, rich_plan, spread, sturdy};
 use crate::env::{kill, plan};
 
 /// A person's way through the rich plan: a stage is blocked, mended and started over.
@@ -79,6 +79,28 @@ fn look(trial: &mut Trial) {
     trial.run_until(|state| state == "a merged");
 }
 
+/// A plan whose author prepares worktrees and the proof checkout.
+fn prepared() -> String {
+    let agent = "test -e ignored.ready || echo unprepared >> @OUT@/wrong";
+    plan(&[
+        sturdy("a")
+            .first(agent)
+            .check("test -e ignored.ready && test -s a.txt")
+            .with("setup: [\"echo ready > ignored.ready\"]")
+            .with("before_stage: [\"test ! -e a.txt\"]")
+            .with("teardown: [\"test -e ignored.ready && echo torn >> @OUT@/torn\"]"),
+        sturdy("b").after(&["a"]),
+    ])
+}
+
+/// No agent starts before its worktree is prepared, and no worktree goes without its teardown.
+fn prepare(trial: &mut Trial) {
+    trial.step(&["init", "doc/plans/plan.md"], "init by operator", |_| false);
+    trial.run_until(|state| state == "a merged, b merged");
+    assert_eq!(trial.env.said("wrong"), "");
+    assert!(trial.env.said("torn").starts_with("torn"), "{}", trial.env.daemon_log());
+}
+
 struct Scenario {
     plan: String,
     stages: &'static [&'static str],
@@ -96,6 +118,7 @@ fn scenarios() -> Vec<Scenario> {
         Scenario { plan: two(), stages: &["a", "b"], drive: move_branch, is_proven: false },
         Scenario { plan: two(), stages: &["a", "b"], drive: cut_follow, is_proven: true },
         Scenario { plan: plan(&[slow]), stages: &["a"], drive: look, is_proven: true },
+        Scenario { plan: prepared(), stages: &["a", "b"], drive: prepare, is_proven: true },
     ]
 }
 
@@ -129,8 +152,7 @@ fn kill_at_each(part: usize, parts: usize) {
     for (scenario, tree, points) in &todo {
         for (name, times) in points {
             // The short form dies once at each point, at some time; the long one at eight times.
-            let each = times.div_ceil(8);
-            let when = if is_long() { (1..=*times).step_by(each).collect() } else { vec![1 + at * 7 % times] };
+            let when = if is_long() { spread(*times).collect() } else { vec![1 + at * 7 % times] };
             for nth in when {
                 at += 1;
                 if at % parts == part {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::points::tell;
-use super::{RICH, Trial, is_long, rich_plan};
+use super::{RICH, Trial, is_long, rich_plan, spread};
 use crate::env::{Env, kill};
 
 /// Where the power goes, in the short form.
@@ -157,7 +157,7 @@ fn cut_all(kind: &str) {
     tell(&mut calm);
     let tree = calm.tree();
     let orders: Vec<String> = if is_long() {
-        let each = |(name, times): (String, usize)| (1..=times).map(move |nth| format!("{name}=stop@{nth}"));
+        let each = |(name, times): (String, usize)| spread(times).map(move |nth| format!("{name}=stop@{nth}"));
         calm.reached().into_iter().flat_map(each).collect()
     } else {
         CUTS.iter().map(|order| (*order).to_owned()).collect()

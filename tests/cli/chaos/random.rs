@@ -9,7 +9,7 @@ use loom::base::dice::Dice;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Trial, sturdy};
-use crate::env::plan;
+use crate::env::{Stage, plan};
 
 /// Kills in one plan, at least.
 const KILLS_A_PLAN: usize = 26;
@@ -22,18 +22,31 @@ pub(super) fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// A stage of which one waits for a person, and one has a worktree to be prepared.
+fn fireproof(id: &str) -> Stage {
+    match id {
+        "c" => sturdy(id)
+            .first("test -e ignored.ready")
+            .with("setup: [\"echo ready > ignored.ready\"]")
+            .with("teardown: [\"test -e ignored.ready\"]"),
+        // It touches what judges.
+        "e" => sturdy(id).first("mkdir -p .github/workflows; echo e > .github/workflows/e.yml; git add .github"),
+        _ => sturdy(id),
+    }
+}
+
 /// Eight stages in one of four shapes.
 fn shape(n: usize) -> String {
     let stages: Vec<_> = STAGES
         .iter()
         .enumerate()
         .map(|(at, id)| match (n, at) {
-            (_, 0) => sturdy(id),
-            (0, _) => sturdy(id).after(&[STAGES[at - 1]]),
-            (1, _) => sturdy(id).after(&["a"]),
-            (2, _) => sturdy(id).after(&[STAGES[(at - 1) / 2]]),
-            (_, 7) => sturdy(id).after(&STAGES[4..7]),
-            (_, _) => sturdy(id),
+            (_, 0) => fireproof(id),
+            (0, _) => fireproof(id).after(&[STAGES[at - 1]]),
+            (1, _) => fireproof(id).after(&["a"]),
+            (2, _) => fireproof(id).after(&[STAGES[(at - 1) / 2]]),
+            (_, 7) => fireproof(id).after(&STAGES[4..7]),
+            (_, _) => fireproof(id),
         })
         .collect();
     plan(&stages)
@@ -111,7 +124,8 @@ fn burn(seed: u64, tree: &mut BTreeMap<usize, String>) -> BTreeMap<&'static str,
         }
         if fire.dice.roll(4) == 0 {
             // Asked again and again, answered or killed.
-            fire.commands.push(trial.env.spawn(&["stage", ["hold", "release"][fire.dice.roll(2)], "h"]));
+            let what = [["hold", "h"], ["release", "h"], ["approve", "e"]][fire.dice.roll(3)];
+            fire.commands.push(trial.env.spawn(&["stage", what[0], what[1]]));
         }
         let pause = Duration::from_micros(u64::try_from(fire.dice.roll(25_000)).unwrap());
         let (_keep, wait) = std::sync::mpsc::channel::<()>();
