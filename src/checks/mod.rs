@@ -14,7 +14,9 @@ mod stubs;
 mod verdict;
 mod weakened;
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use environment::Operator;
 pub use evidence::{Bundle, Claim};
@@ -139,33 +141,106 @@ pub fn conditions(operator: &Operator, setup: &[Setup]) -> String {
     crate::base::text::sha256(format!("{} {setup}", operator.digest()).as_bytes())[..16].to_owned()
 }
 
-/// Each command sees the tree that is judged: what one has changed of it is put back before the
-/// next runs, and before anybody looks.
+/// Runs commands in their order; neighbours that the plan lets run beside each other do.
 fn run(commands: Vec<verdict::Command>, place: &Place, lifeline: &Lifeline) -> Result<Vec<CheckResult>, CheckError> {
+    let mut results = Vec::with_capacity(commands.len());
+    for group in commands.chunk_by(|a, b| a.check.parallel == b.check.parallel) {
+        let first = results.len();
+        let beside = match group {
+            [one, _, ..] if one.check.parallel => beside_each_other(group, first, place, lifeline)?,
+            _ => None,
+        };
+        results.extend(match beside {
+            Some(beside) => beside,
+            None => one_by_one(group, first, place, lifeline)?,
+        });
+    }
+    Ok(results)
+}
+
+/// Each command sees the tree that is judged: what one has changed of it is put back before the
+/// next runs, and before anybody looks. `first`: how many came before these.
+fn one_by_one(
+    commands: &[verdict::Command],
+    first: usize,
+    place: &Place,
+    lifeline: &Lifeline,
+) -> Result<Vec<CheckResult>, CheckError> {
     let mut results: Vec<CheckResult> = Vec::with_capacity(commands.len());
-    let mut order = runner::Order {
+    let mut order = order(commands.to_vec(), first, place);
+    while !order.commands.is_empty() {
+        let mut ran = carried_out(&order, lifeline)?;
+        if let (true, Some(tracked), Some(last)) = (ran.touched, place.tracked, ran.results.last_mut()) {
+            last.changed = (tracked.put_back)()?;
+        }
+        order.commands.drain(..ran.results.len());
+        results.append(&mut ran.results);
+        order.first = first + results.len();
+    }
+    Ok(results)
+}
+
+/// Runs commands beside each other, each under a runner of its own, so that nothing of one is taken
+/// for another's. None: one of them changed the tree that the others saw meanwhile, so that none
+/// of the results counts; the tree is put back.
+fn beside_each_other(
+    commands: &[verdict::Command],
+    first: usize,
+    place: &Place,
+    lifeline: &Lifeline,
+) -> Result<Option<Vec<CheckResult>>, CheckError> {
+    let orders: Vec<runner::Order> =
+        commands.iter().enumerate().map(|(at, command)| order(vec![command.clone()], first + at, place)).collect();
+    let at_once = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(order) = orders.get(at) else { return done };
+            done.push((at, carried_out(order, lifeline)));
+        }
+    };
+    let mut done = Vec::with_capacity(orders.len());
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once.min(orders.len())).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            done.extend(worker.join().map_err(|_| io::Error::other("what runs the checks broke off"))?);
+        }
+        Ok::<(), io::Error>(())
+    })?;
+    done.sort_by_key(|(at, _)| *at);
+    let mut results = Vec::with_capacity(commands.len());
+    let mut is_touched = false;
+    for (_, ran) in done {
+        let ran = ran?;
+        is_touched |= ran.touched;
+        results.extend(ran.results);
+    }
+    match place.tracked.filter(|_| is_touched) {
+        Some(tracked) => (tracked.put_back)().map(|_| None).map_err(CheckError::from),
+        None => Ok(Some(results)),
+    }
+}
+
+fn order(commands: Vec<verdict::Command>, first: usize, place: &Place) -> runner::Order {
+    runner::Order {
         cwd: place.cwd.to_path_buf(),
         environment: place.environment.clone(),
         commands,
-        first: 0,
+        first,
         evidence: place.evidence.clone(),
         work: place.work.to_path_buf(),
         watched: place.tracked.map(runner::Watched::of),
         log: None,
         lock: None,
         stops: false,
-    };
-    while !order.commands.is_empty() {
-        let mut ran = match runner::run(&order, lifeline) {
-            Err(_) if lifeline.is_cut() => return Err(CheckError::Cut),
-            ran => ran?,
-        };
-        if let (true, Some(tracked), Some(last)) = (ran.touched, place.tracked, ran.results.last_mut()) {
-            last.changed = (tracked.put_back)()?;
-        }
-        order.commands.drain(..ran.results.len());
-        results.append(&mut ran.results);
-        order.first = results.len();
     }
-    Ok(results)
+}
+
+fn carried_out(order: &runner::Order, lifeline: &Lifeline) -> Result<runner::Carried, CheckError> {
+    match runner::run(order, lifeline) {
+        Err(_) if lifeline.is_cut() => Err(CheckError::Cut),
+        ran => Ok(ran?),
+    }
 }

@@ -3,6 +3,7 @@
 //! subreaper), ends what outlives its check, and ends everything when the
 //! daemon is gone. It judges on the whole output and hands on only what is kept.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -90,13 +91,14 @@ pub(super) struct Carried {
     pub(super) touched: bool,
 }
 
-/// What a runner hangs on: when it is cut, the runner ends everything and goes.
+/// What runners hang on: when it is cut, each ends everything of its own and goes.
 #[derive(Debug, Clone, Default)]
 pub struct Lifeline(Arc<Mutex<Held>>);
 
 #[derive(Debug, Default)]
 struct Held {
-    stdin: Option<ChildStdin>,
+    /// By the runner's process id.
+    stdins: HashMap<u32, ChildStdin>,
     is_cut: bool,
 }
 
@@ -105,7 +107,7 @@ impl Lifeline {
     pub fn cut(&self) {
         let mut held = self.held();
         held.is_cut = true;
-        held.stdin = None;
+        held.stdins.clear();
     }
 
     pub fn is_cut(&self) -> bool {
@@ -113,15 +115,17 @@ impl Lifeline {
     }
 
     /// Tells the runner what to do, and keeps the line open.
-    fn tie(&self, mut stdin: ChildStdin, told: &str) -> io::Result<()> {
+    fn tie(&self, runner: u32, mut stdin: ChildStdin, told: &str) -> io::Result<()> {
         writeln!(stdin, "{told}")?;
         let mut held = self.held();
-        held.stdin = Some(stdin).filter(|_| !held.is_cut);
+        if !held.is_cut {
+            held.stdins.insert(runner, stdin);
+        }
         Ok(())
     }
 
-    fn let_go(&self) {
-        self.held().stdin = None;
+    fn let_go(&self, runner: u32) {
+        self.held().stdins.remove(&runner);
     }
 
     fn held(&self) -> std::sync::MutexGuard<'_, Held> {
@@ -164,8 +168,8 @@ pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Carried> {
     let stdin = runner.stdin.take().ok_or_else(gone)?;
     let stdout = runner.stdout.take().ok_or_else(gone)?;
     let told = serde_json::to_string(order)?;
-    let answers = lifeline.tie(stdin, &told).and_then(|()| receive(stdout, order.commands.len()));
-    lifeline.let_go();
+    let answers = lifeline.tie(runner.id(), stdin, &told).and_then(|()| receive(stdout, order.commands.len()));
+    lifeline.let_go(runner.id());
     runner.wait()?;
     let is_whole = |carried: &Carried| {
         let results = &carried.results;

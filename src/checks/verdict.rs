@@ -61,7 +61,14 @@ impl Command {
     /// Digest of what is run and how it is judged: the same key, the same question.
     pub(super) fn key(&self) -> String {
         let check = &self.check;
-        let check = Check { guard: false, retries: 0, policy: Policy::Fail, description: None, ..check.clone() };
+        let check = Check {
+            guard: false,
+            parallel: false,
+            retries: 0,
+            policy: Policy::Fail,
+            description: None,
+            ..check.clone()
+        };
         let lists_for = self.lists_for.as_ref().map(|_| String::new());
         let plain = Command { check, lists_for, ..self.clone() };
         sha256(&serde_json::to_vec(&plain).unwrap_or_default())[..16].to_owned()

@@ -21,6 +21,9 @@ pub struct Check {
     /// Declared to pass already before the stage.
     #[serde(default)]
     pub guard: bool,
+    /// Runs beside its neighbours that say so too: they do not touch each other's files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub parallel: bool,
     /// Runs again this often after a failure; one that passes then is flaky, and recorded so.
     #[serde(default)]
     pub retries: u32,
@@ -59,6 +62,7 @@ impl Check {
             stderr_empty: false,
             timeout_secs: None,
             guard: false,
+            parallel: false,
             retries: 0,
             policy: Policy::Fail,
             description: None,

@@ -35,6 +35,7 @@ impl Reader<'_, '_> {
         Some(Check {
             timeout_secs: fields.get("timeout").and_then(seconds),
             guard: is_true(&fields, "guard"),
+            parallel: is_true(&fields, "parallel"),
             retries: match fields.get("retries").map(|node| &node.value) {
                 Some(Value::Int(retries)) => u32::try_from(*retries).unwrap_or_default().min(CHECK_RETRIES_MAX),
                 _ => 0,

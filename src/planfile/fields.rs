@@ -135,6 +135,7 @@ pub const CHECK: &[Field] = &[
     works("stderr_empty", Shape::Bool),
     works("timeout", Shape::Duration),
     works("guard", Shape::Bool),
+    works("parallel", Shape::Bool),
     works("retries", Shape::Int(0, 5)),
     works("policy", Shape::OneOf(&["fail", "warn"])),
     works("description", Shape::Text),

@@ -325,6 +325,35 @@ fn what_a_check_changes_of_the_tree_is_put_back_before_the_next() {
 }
 
 #[test]
+fn checks_run_beside_each_other_when_the_plan_says_so_and_see_the_tree_as_it_is() {
+    let parallel = |checks: [&str; 2]| {
+        let check = |command: &&str| format!("{{command: {}, parallel: true}}", serde_json::json!(command));
+        format!("truths: [{}]", checks.iter().map(check).collect::<Vec<_>>().join(", "))
+    };
+    // Each check ends only when the other one has begun.
+    let meet = parallel([
+        "test -s meets.txt && echo left && echo go > @OUT@/right && read go < @OUT@/left",
+        "test -s meets.txt && echo right && echo go > @OUT@/left && read go < @OUT@/right",
+    ]);
+    // The second one waits until the first has bent the tree.
+    let bend = parallel([
+        "test -s bends.txt || exit 1; sed -i s/bends/RIGHT/ bends.txt; echo x > @OUT@/bent",
+        "test -s bends.txt || exit 1; until test -e @OUT@/bent; do :; done; grep -q RIGHT bends.txt",
+    ]);
+    let env = Env::new();
+    for fifo in ["left", "right"] {
+        env.fifo(fifo);
+    }
+    env.load(&plan(&[stage("meets").with(&meet), stage("bends").with(&bend).with("max_retries: 0")]));
+    env.run().ends(4);
+    assert_eq!(env.state(), "meets merged, bends blocked");
+    env.loom(&["verify", "bends"]).ends(4).has("changed `bends.txt`: put back");
+    let found = env.loom(&["verify", "meets", "--json"]).ok().json();
+    let printed = found["checks"].as_array().unwrap().iter().map(|check| check["tail"].as_str().unwrap());
+    assert_eq!(printed.collect::<Vec<_>>(), ["", "left\n", "right\n"], "each has its own output: {found}");
+}
+
+#[test]
 fn the_checks_of_one_stage_cannot_prepare_the_checkout_for_another() {
     let bend = "test -e a.txt || exit 1; printf 'exit 0' > judge.sh; echo evil > $HOME/.npmrc; cd .. && \
                 GIT_DIR=$PWD/repo.git GIT_WORK_TREE=$PWD/proof GIT_INDEX_FILE=$PWD/proof.index \

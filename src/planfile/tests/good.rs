@@ -142,7 +142,7 @@ stages:
     name: A
     acceptance: [{command: make, exit_code: 2, stdout_contains: [x], stdout_not_contains: [y], stderr_contains: [z],
       timeout: 1h30m, guard: true, description: why}]
-    truths: [make truth]
+    truths: [{command: make truth, parallel: true}]
     truth_checks: [{command: make check, stderr_empty: true, timeout: 90}]
     files: ['src/**']
     working_dir: ./crates//api/
@@ -168,6 +168,7 @@ stages:
     assert_eq!(a.checks.len(), 3);
     let first = &a.checks[0];
     assert_eq!((first.exit_code, first.timeout_secs, first.guard), (2, Some(5400), true));
+    assert_eq!((first.parallel, a.checks[1].parallel), (false, true));
     assert_eq!((first.stdout_contains[0].as_str(), first.description.as_deref()), ("x", Some("why")));
     assert!(a.checks[2].stderr_empty && a.checks[2].timeout_secs == Some(90));
     assert_eq!((a.working_dir.as_str(), a.stage_type), ("crates/api", StageType::IntegrationVerify));
