@@ -65,6 +65,7 @@ fn terminal_host() -> Outcome<Row> {
         timeout_ms: 600_000,
         log_bytes_max: 1 << 20,
         ends_with_daemon: false,
+        own_cgroup: false,
         attach_socket: Some(lab.path("run/attach")),
         spool: None,
     };
@@ -95,7 +96,7 @@ fn wake_ups(pid: u32) -> Outcome<f64> {
 }
 
 /// In MiB.
-fn memory(pid: u32, name: &str) -> Outcome<f64> {
+pub(crate) fn memory(pid: u32, name: &str) -> Outcome<f64> {
     Ok(field(&format!("/proc/{pid}/status"), name)? as f64 / 1024.0)
 }
 

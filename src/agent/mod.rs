@@ -104,6 +104,8 @@ pub fn launch(start: &Start, layout: &Layout, loom: &Path, environment: &Environ
         timeout_ms: u64::try_from(start.timeout.as_millis()).unwrap_or(u64::MAX),
         log_bytes_max: limits::LOG_BYTES_MAX,
         ends_with_daemon: false,
+        // An operator's own command is not watched that closely: a group costs milliseconds at the start.
+        own_cgroup: matches!(start.agent, Agent::Claude { .. }),
         attach_socket,
         spool: Some(Spool {
             outbox: layout.outbox(&start.session),

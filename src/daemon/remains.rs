@@ -57,9 +57,10 @@ pub(super) fn at_the_end(layout: &Layout, git: Option<&Git>, session: SessionId,
 
 /// What outlived the session, by name and pid. Its host has ended it, or it is ended here.
 fn processes_left(layout: &Layout, session: &SessionId, exit: Exit) -> Vec<String> {
+    let dir = layout.session(session);
     let mut left = match exit {
-        Exit::Lost => control::kill_survivors(&layout.project, session.as_str()),
-        _ => control::wait_end(&layout.session(session)).map(|record| record.leftovers).unwrap_or_default(),
+        Exit::Lost => control::kill_survivors(&dir, &layout.project, session.as_str()),
+        _ => control::wait_end(&dir).map(|record| record.leftovers).unwrap_or_default(),
     };
     if left.len() > LEFTOVERS_NAMED {
         let more = left.split_off(LEFTOVERS_NAMED).len();

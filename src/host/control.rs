@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::cgroup;
 use super::spec::{ExitRecord, HostFolder, HostRecord, HostSpec};
 use super::tree;
 use crate::base::{clock, fs, process, wait};
-use crate::model::limits::HOST_READY;
+use crate::model::limits::{HOST_READY, KILL_GRACE};
 use crate::model::session::{Exit, HostIdentity};
 
 /// A host at its start barrier. Dropped, it records that nothing was started and goes away.
@@ -172,26 +173,41 @@ pub fn end(dir: &Path, grace: Duration) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
-/// Kills what is left of `session` after its host died without ending it: every process of this
-/// user that was started with `LOOM_SESSION=<session>` in `project`: session ids repeat from
-/// project to project. Returns their names and pids.
-pub fn kill_survivors(project: &Path, session: &str) -> Vec<String> {
+/// Kills what is left of `session` after its host, of the folder `dir`, died without ending it:
+/// what is in its control group, and every process of this user that was started with
+/// `LOOM_SESSION=<session>` in `project`: session ids repeat from project to project. Returns
+/// their names and pids.
+pub fn kill_survivors(dir: &Path, project: &Path, session: &str) -> Vec<String> {
+    let record = read_record(&HostFolder::new(dir)).ok();
+    let group = record.and_then(|record| cgroup::of(&record.host, record.cgroup));
     let mut killed = Vec::new();
     // What forks while it is killed is found by the next pass; a pass that finds nobody new is the last.
     let mut seen = std::collections::BTreeSet::new();
     loop {
         let before = seen.len();
-        for (pid, start_ticks) in processes_of(project, session) {
+        let mut left = processes_of(project, session);
+        let members = group.as_deref().map(cgroup::members).unwrap_or_default();
+        left.extend(members.into_iter().filter_map(living));
+        for (pid, start_ticks) in left {
             let name = format!("{} ({pid})", tree::name(pid));
             if tree::signal_exactly(pid, start_ticks, Signal::KILL) && seen.insert((pid, start_ticks)) {
                 killed.push(name);
             }
         }
+        group.iter().for_each(|group| cgroup::kill(group));
         if seen.len() == before {
+            let deadline = Instant::now() + KILL_GRACE;
+            seen.iter().for_each(|(pid, start_ticks)| tree::wait_gone(*pid, *start_ticks, deadline));
+            group.iter().for_each(|group| cgroup::remove(group));
             killed.sort();
             return killed;
         }
     }
+}
+
+/// A living process, and when it started.
+fn living(pid: u32) -> Option<(u32, u64)> {
+    process::stat(pid).filter(|stat| !stat.is_zombie).map(|stat| (pid, stat.start_ticks))
 }
 
 fn processes_of(project: &Path, session: &str) -> Vec<(u32, u64)> {
@@ -201,11 +217,11 @@ fn processes_of(project: &Path, session: &str) -> Vec<(u32, u64)> {
     pids.filter(|pid| *pid != me)
         .filter_map(|pid| {
             // Read first: the environment is then that of the process with this start, or of none.
-            let stat = process::stat(pid).filter(|stat| !stat.is_zombie)?;
+            let found = living(pid)?;
             let named = process::environ_value(pid, "LOOM_SESSION").ok()??;
             let place = process::environ_value(pid, "LOOM_PROJECT").ok()??;
             let is_it = named == session && Path::new(&place) == project;
-            (is_it && process::user_id(pid) == process::user_id(me)).then_some((pid, stat.start_ticks))
+            (is_it && process::user_id(pid) == process::user_id(me)).then_some(found)
         })
         .collect()
 }

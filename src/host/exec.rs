@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Instant;
 
+use super::cgroup;
 use super::spec::{EnvChange, HostFolder, HostSpec};
 use crate::base::fail;
 use crate::base::process;
@@ -35,7 +36,12 @@ fn become_child(dir: &Path, channel: &UnixStream) -> io::Result<std::convert::In
     if wait::readable(channel, Instant::now())? {
         return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the host is gone"));
     }
-    let spec = read_spec(&HostFolder::new(dir))?;
+    let folder = HostFolder::new(dir);
+    let spec = read_spec(&folder)?;
+    if let Some(group) = super::control::read_record(&folder)?.cgroup {
+        // Best effort, as having one is.
+        let _ = cgroup::enter(&group);
+    }
     let null = fs_err::File::open("/dev/null")?;
     if spec.terminal.is_some() {
         // Standard output is the terminal already; a new session may make it its own.
@@ -126,6 +132,7 @@ mod tests {
             timeout_ms: 1,
             log_bytes_max: 1,
             ends_with_daemon: false,
+            own_cgroup: false,
             attach_socket: None,
             spool: None,
         };

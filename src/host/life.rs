@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fd::AsFd;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
+use super::cgroup;
 use super::exec::read_spec;
 use super::running::{Outputs, Running, Streams};
 use super::seats::Seats;
@@ -51,9 +52,13 @@ fn live(dir: &Path) -> io::Result<()> {
     remove_if_there(&folder.grace())?;
     remove_if_there(&folder.person())?;
     let seats = open_seats(&spec);
-    let record = HostRecord { host: myself(), attach_socket: seats.as_ref().map(|seats| seats.path().to_path_buf()) };
+    let host = myself();
+    let cgroup = if spec.own_cgroup { cgroup::make(&host) } else { None };
+    let attach_socket = seats.as_ref().map(|seats| seats.path().to_path_buf());
+    let record = HostRecord { host, attach_socket, cgroup };
     fs::write_atomic(&folder.record(), &serde_json::to_vec(&record)?)?;
-    let result = pass_barrier(&dir, &folder, spec, seats, signals);
+    let result = pass_barrier(&dir, &folder, spec, seats, signals, record.cgroup.clone());
+    record.cgroup.iter().for_each(|group| cgroup::remove(group));
     // Given back last: whoever sees it free finds the exit record.
     drop(lock);
     result
@@ -129,6 +134,7 @@ fn pass_barrier(
     spec: HostSpec,
     seats: Option<Seats>,
     mut signals: HostSignals,
+    cgroup: Option<PathBuf>,
 ) -> io::Result<()> {
     fail::point(Point::HostAtBarrier)?;
     let ready = io::stdout().write_all(b"ready\n").and_then(|()| io::stdout().flush());
@@ -164,6 +170,7 @@ fn pass_barrier(
     }
     running.lifeline = lifeline;
     running.seats = seats;
+    running.cgroup = cgroup;
     // No deadline that is too far away to be represented is ever met.
     running.deadline = started.checked_add(timeout);
     let record = running.until_the_end(signals)?;

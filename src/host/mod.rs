@@ -3,6 +3,7 @@
 //! record, so that liveness and exit status are facts and not guesses.
 
 pub mod attach;
+mod cgroup;
 pub mod control;
 mod exec;
 mod keys;

@@ -6,11 +6,13 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::cgroup;
 use super::life::{HostSignals, never_started, set_terminal_size};
 use super::output::Output;
 use super::screen::Screen;
@@ -82,6 +84,8 @@ pub struct Running {
     /// Its other end is the daemon's: closed means that the daemon is gone.
     pub lifeline: Option<OwnedFd>,
     pub seats: Option<Seats>,
+    /// Holds the child and whatever came from it.
+    pub cgroup: Option<PathBuf>,
     /// What was written down last about a person at the terminal, and when.
     person: Option<(bool, Instant)>,
     pub deadline: Option<Instant>,
@@ -124,6 +128,7 @@ impl Running {
             start_error: Vec::new(),
             lifeline: None,
             seats: None,
+            cgroup: None,
             person: None,
             deadline: None,
             paint_at: None,
@@ -367,6 +372,7 @@ impl Running {
     fn kill_all(&mut self) {
         let left = tree::descendants(std::process::id());
         self.name_leftovers(&left);
+        self.cgroup.iter().for_each(|group| cgroup::kill(group));
         tree::signal_all(&left, Signal::KILL);
     }
     fn name_leftovers(&mut self, pids: &[u32]) {

@@ -23,6 +23,9 @@ pub struct HostSpec {
     pub log_bytes_max: u64,
     /// Ends its child as soon as the daemon is gone: checks do, sessions do not.
     pub ends_with_daemon: bool,
+    /// In a control group of its own, where one can be made.
+    #[serde(default)]
+    pub own_cgroup: bool,
     /// Where viewers attach; none: nobody can.
     pub attach_socket: Option<PathBuf>,
     /// Where requests of a session that cannot open sockets are dropped, and the daemon's socket record.
@@ -69,6 +72,9 @@ pub struct TerminalSize {
 pub struct HostRecord {
     pub host: HostIdentity,
     pub attach_socket: Option<PathBuf>,
+    /// The folder of the child's own control group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// `exit.json`: written durably before the lock is given back.

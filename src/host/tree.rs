@@ -3,10 +3,11 @@
 //! started a session of their own.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
 
-use crate::base::process;
+use crate::base::{process, wait};
 
 /// The living descendants of `root`, nearest first; without zombies.
 pub fn descendants(root: u32) -> Vec<u32> {
@@ -38,6 +39,15 @@ pub fn signal_exactly(pid: u32, start_ticks: u64, signal: Signal) -> bool {
         return false;
     }
     rustix::process::pidfd_send_signal(&handle, signal).is_ok()
+}
+
+/// Waits until this process has ended, a zombie at most.
+pub fn wait_gone(pid: u32, start_ticks: u64, deadline: Instant) {
+    let Some(handle) = open_pidfd(pid) else { return };
+    if process::stat(pid).is_some_and(|stat| stat.start_ticks == start_ticks) {
+        // Too late: it hangs in the kernel.
+        let _ = wait::readable(&handle, deadline);
+    }
 }
 
 fn open_pidfd(pid: u32) -> Option<rustix::fd::OwnedFd> {

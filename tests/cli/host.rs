@@ -39,6 +39,7 @@ impl Env {
             timeout_ms: PATIENCE.as_millis() as u64,
             log_bytes_max: 1 << 20,
             ends_with_daemon: false,
+            own_cgroup: false,
             attach_socket: None,
             spool: None,
         };
@@ -265,11 +266,66 @@ fn the_agent_dies_with_a_killed_host_and_survivors_are_found() {
     assert!(process::command("kill").args(["-KILL", &host]).status().unwrap().success());
     assert_eq!(env.end().exit, Exit::Lost);
     until("the agent's death", || is_gone(&agent).then_some(()));
-    let killed = control::kill_survivors(&project, &session);
+    let killed = control::kill_survivors(&env.dir(), &project, &session);
     // It may still be the `setsid` that is about to become the sleep.
     assert_eq!(killed.len(), 1, "{killed:?}");
     until("the survivor's death", || is_gone(&survivor).then_some(()));
-    assert_eq!(control::kill_survivors(&project, &session), Vec::<String>::new());
+    assert_eq!(control::kill_survivors(&env.dir(), &project, &session), Vec::<String>::new());
+}
+
+#[test]
+fn what_left_everything_but_its_control_group_goes_with_it() {
+    // Twice forked, a session and an environment of its own: only the group knows whose it is.
+    let script = "env -i setsid sh -c 'sleep 1000 & echo $! > escaped' & echo $$ > pid; exec sleep 1000";
+    let mut env = Env::pipes(script);
+    env.spec.own_cgroup = true;
+    drop(env.start());
+    let (agent, escaped) = (env.line_in("pid"), env.line_in("escaped"));
+    until("the sleep", || (control_name(&escaped) == "sleep").then_some(()));
+    let record = control::read_record(&env.folder()).unwrap();
+    assert!(process::command("kill").args(["-KILL", &record.host.pid.to_string()]).status().unwrap().success());
+    assert_eq!(env.end().exit, Exit::Lost);
+    until("the agent's death", || is_gone(&agent).then_some(()));
+    let killed = control::kill_survivors(&env.dir(), &env.dir(), "nobody.1");
+    let Some(group) = record.cgroup else {
+        assert!(!can_have_cgroup(), "the host made no group");
+        assert_eq!(killed, Vec::<String>::new());
+        assert!(process::command("kill").arg(&escaped).status().unwrap().success());
+        return;
+    };
+    assert!(can_have_cgroup());
+    assert_eq!(killed, [format!("sleep ({escaped})")]);
+    assert!(is_gone(&escaped));
+    assert!(!group.exists(), "{}", group.display());
+}
+
+#[test]
+fn a_control_group_goes_with_its_host() {
+    let mut env = Env::pipes("cat /proc/self/cgroup; setsid sh -c 'trap \"\" TERM; while :; do sleep 1000; done' &");
+    env.spec.own_cgroup = true;
+    drop(env.wait_at_barrier().release().unwrap());
+    assert_eq!(env.end().exit, Exit::Code { code: 0 });
+    let record = control::read_record(&env.folder()).unwrap();
+    assert_eq!(record.cgroup.is_some(), can_have_cgroup());
+    if let Some(group) = record.cgroup {
+        let name = group.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(env.output().lines().any(|line| line.starts_with("0::") && line.ends_with(&name)), "{}", env.output());
+        assert!(!group.exists());
+    }
+}
+
+/// Asked without Loom: whether a group can be made below the one of this process.
+fn can_have_cgroup() -> bool {
+    let script = "own=$(sed -n 's/^0:://p' /proc/self/cgroup); \
+                  for at in $(awk '/ - cgroup2 /{print $5}' /proc/self/mountinfo); do \
+                  new=$at$own/loom-test-$$; \
+                  mkdir \"$new\" 2>/dev/null && { test -e \"$new/cgroup.kill\"; had=$?; rmdir \"$new\"; exit $had; }; \
+                  done; exit 1";
+    process::command("sh").args(["-c", script]).status().unwrap().success()
+}
+
+fn control_name(pid: &str) -> String {
+    fs_err::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
 #[test]
