@@ -189,8 +189,12 @@ pub(crate) fn pause(time: Duration) {
 }
 
 /// Waits until `is_so`, looking again now and then.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Outcome<()> {
-    let deadline = Instant::now() + Duration::from_secs(60);
+pub(crate) fn until(what: &str, is_so: impl FnMut() -> bool) -> Outcome<()> {
+    until_within(Duration::from_secs(60), what, is_so)
+}
+
+pub(crate) fn until_within(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) -> Outcome<()> {
+    let deadline = Instant::now() + patience;
     while !is_so() {
         if Instant::now() > deadline {
             return Err(format!("waited too long for {what}").into());

@@ -116,7 +116,7 @@ fn hook(tools: &Tools) -> Outcome<Row> {
     Ok(Row::new("loom hook, a tool call", "ms", median(&loom), Some(median(&floor)), &Target::Above(1.0)))
 }
 
-fn with_input(mut command: Command, input: &str, wanted: &str) -> Outcome<f64> {
+pub(crate) fn with_input(mut command: Command, input: &str, wanted: &str) -> Outcome<f64> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let begin = Instant::now();
     let mut child = command.spawn()?;

@@ -12,6 +12,7 @@ mod lab;
 mod latency;
 mod overhead;
 mod recovery;
+mod session;
 mod stamp;
 mod syncs;
 mod table;
@@ -27,7 +28,7 @@ struct Group {
     measure: fn(&stamp::Tools) -> Outcome<Vec<Row>>,
 }
 
-const GROUPS: [Group; 13] = [
+const GROUPS: [Group; 16] = [
     Group { words: "chain overhead", measure: overhead::chain },
     Group { words: "independent fan overhead proof", measure: overhead::independent },
     Group { words: "processes git", measure: overhead::processes },
@@ -41,6 +42,9 @@ const GROUPS: [Group; 13] = [
     Group { words: "recovery keeper restart kill", measure: recovery::after_a_kill },
     Group { words: "recovery replay journal", measure: recovery::replay },
     Group { words: "sync durable", measure: syncs::per_batch },
+    Group { words: "session hook guard", measure: session::hooks },
+    Group { words: "session attach paint", measure: session::attach },
+    Group { words: "session flood output memory", measure: session::flood },
 ];
 
 fn main() -> ExitCode {
