@@ -14,6 +14,7 @@ mod stubs;
 mod verdict;
 mod weakened;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -108,6 +109,37 @@ pub fn distrust(results: &mut [CheckResult]) {
 /// Runs checks that are commands and nothing else, for as long as the lifeline holds.
 pub fn run_checks(checks: &[Check], place: &Place, lifeline: &Lifeline) -> Result<Vec<CheckResult>, CheckError> {
     run(checks.iter().map(verdict::Command::of).collect(), place, lifeline)
+}
+
+/// Whether nothing in this tree tells that a stage's work is missing: whatever proves it and is no
+/// guard passes. Looks at files first, and runs commands until one fails; `known` spares it those
+/// that ran before. A stage of guards only is meant to be so.
+pub fn passes_without(
+    suite: &Suite,
+    place: &Place,
+    tree: &Tree,
+    known: &mut HashMap<String, bool>,
+) -> Result<bool, CheckError> {
+    let Criteria { after, wiring_tests, .. } = suite.criteria;
+    let own = suite.checks.iter().chain(after).filter(|check| !check.guard);
+    let own: Vec<&Check> = own.chain(wiring_tests.iter().map(|test| &test.check)).collect();
+    let looked = inspect::look(suite.criteria, tree);
+    if own.is_empty() && looked.is_empty() || looked.iter().any(|result| !result.passed) {
+        return Ok(false);
+    }
+    for check in own {
+        let command = verdict::Command::of(check);
+        let key = format!("{} {}", tree.working_dir, command.key());
+        let passes = match known.get(&key) {
+            Some(passes) => *passes,
+            None => run(vec![command], place, &Lifeline::default())?.iter().all(|result| result.passed),
+        };
+        known.insert(key, passes);
+        if !passes {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Runs those checks on the base that `is_missing` asks for by their keys. `place`: or why there is

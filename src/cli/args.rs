@@ -414,7 +414,8 @@ pub struct PlanApply {
 #[derive(Debug, ClapArgs)]
 pub struct Verify {
     pub plan: PathBuf,
-    /// Warnings count as errors
+    /// Warnings count as errors, and so does a stage whose checks all pass already: they are run,
+    /// at the commit that is checked out, in a checkout of their own
     #[arg(long)]
     pub strict: bool,
     /// As JSON

@@ -14,7 +14,7 @@ use crate::kernel::world::{Run, Stage};
 use crate::model::baseline::Before;
 use crate::model::check::Setup;
 use crate::model::ids::Oid;
-use crate::model::plan::stage_branch;
+use crate::model::plan::{Plan, StageSpec, stage_branch};
 use crate::model::stage::{CheckResult, StageState};
 
 /// What a look at a stage found.
@@ -83,8 +83,7 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
         environment: operator.prepare(&own.home)?,
         tracked: None,
     };
-    let setup = Setup { commands: stage.spec.setup.clone(), working_dir: stage.spec.working_dir.clone() };
-    let setups: Vec<Setup> = Some(setup).filter(|setup| !setup.commands.is_empty()).into_iter().collect();
+    let setups = setups_of(&stage.spec);
     if let Some(failed) =
         setup::in_proof(layout, &own, &operator, &setups, (&tree, &place.evidence, &Lifeline::default()))
             .map_err(VerifyError::Setup)?
@@ -99,7 +98,7 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
     let tracked = Some(Tracked { root: &own.proof, files: &files, put_back: &put_back });
     let mut results = checks::run_all(&suite, &Place { tracked, ..place.clone() }, &looked)?;
     if run.needs_baseline(stage) {
-        let before = on_base(git, &own, (stage, &base), (&suite, &operator, &setups), &place)?;
+        let before = on_base((layout, git, &own), (stage, &base), (&suite, &operator, &setups), &place)?;
         suite.compare(&mut results, &before);
     }
     let claim = Claim {
@@ -116,10 +115,52 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
     Ok(Verified { commit: submitted, bundle: layout.work.join(kept.path), checks: results })
 }
 
+/// The stages of a plan that nobody has begun of which every check passes at `commit` already. Runs
+/// their commands in a checkout of its own that is removed afterwards.
+pub fn passing_without(layout: &Layout, git: &Git, plan: &Plan, commit: &Oid) -> Result<Vec<String>, VerifyError> {
+    fs_err::create_dir_all(layout.cache())?;
+    let fresh = tempfile::Builder::new().prefix("verify-").tempdir_in(layout.cache())?;
+    let own = Own::open(git, fresh.path())?;
+    let tree = git.tree_of(commit)?;
+    own.check_out(&tree)?;
+    own.show_head(commit)?;
+    let operator = Operator::record(&[&layout.worktrees(), &layout.cache()]);
+    let (files, touched) = (own.files()?, std::collections::BTreeSet::new());
+    let put_back = || own.put_back(&tree).map_err(std::io::Error::other);
+    let mut known = std::collections::HashMap::new();
+    let mut passing = Vec::new();
+    for spec in plan.stages.iter().filter(|spec| !spec.stage_type.may_change_nothing()) {
+        let cwd = own.proof.join(&spec.working_dir);
+        let evidence = fresh.path().join("evidence");
+        let setups = setups_of(spec);
+        let needed = (&tree, evidence.as_path(), &Lifeline::default());
+        // Where nothing can run, nothing passes.
+        if !cwd.is_dir()
+            || setup::in_proof(layout, &own, &operator, &setups, needed).map_err(VerifyError::Setup)?.is_some()
+        {
+            continue;
+        }
+        let tracked = Some(Tracked { root: &own.proof, files: &files, put_back: &put_back });
+        let environment = operator.prepare(&own.home)?;
+        let place = Place { cwd: &cwd, work: fresh.path(), evidence, environment, tracked };
+        let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &spec.working_dir };
+        let suite = Suite { checks: &spec.checks, criteria: &spec.criteria, impact: None };
+        if checks::passes_without(&suite, &place, &looked, &mut known)? {
+            passing.push(spec.id.to_string());
+        }
+    }
+    Ok(passing)
+}
+
+/// The setup of a stage, if it has one.
+fn setups_of(spec: &StageSpec) -> Vec<Setup> {
+    let setup = Setup { commands: spec.setup.clone(), working_dir: spec.working_dir.clone() };
+    Some(setup).filter(|setup| !setup.commands.is_empty()).into_iter().collect()
+}
+
 /// What the checks do on the stage's base: as it is known, when all of it is, else as it is found out now.
 fn on_base(
-    git: &Git,
-    own: &Own,
+    (layout, git, own): (&Layout, &Git, &Own),
     (stage, base): (&Stage, &Oid),
     (suite, operator, setups): (&Suite, &Operator, &[Setup]),
     place: &Place,
@@ -136,12 +177,18 @@ fn on_base(
     let tree = git.tree_of(base)?;
     own.check_out(&tree)?;
     own.show_head(base)?;
+    let evidence = place.evidence.join("base");
+    let set_up = setup::in_proof(layout, own, operator, setups, (&tree, &evidence, &Lifeline::default()));
     let (files, touched) = (own.files()?, std::collections::BTreeSet::new());
     let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &stage.spec.working_dir };
     let put_back = || own.put_back(&tree).map_err(std::io::Error::other);
     let tracked = Some(Tracked { root: &own.proof, files: &files, put_back: &put_back });
-    let place = Place { evidence: place.evidence.join("base"), tracked, ..place.clone() };
-    let place = if place.cwd.is_dir() { Ok(&place) } else { Err("there is no such folder".to_owned()) };
+    let place = Place { evidence, tracked, ..place.clone() };
+    let place = match set_up.map_err(VerifyError::Setup)? {
+        Some(failed) => Err(failed.why.unwrap_or_default()),
+        None if place.cwd.is_dir() => Ok(&place),
+        None => Err(format!("there is no folder `{}`", stage.spec.working_dir)),
+    };
     Ok(checks::run_on_base(suite, &|_| true, (place, &looked), &Lifeline::default())?)
 }
 

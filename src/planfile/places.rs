@@ -25,6 +25,8 @@ pub struct Surroundings<'s> {
     pub files: Option<Vec<String>>,
     /// Whether a program is found by its name.
     pub has_program: &'s dyn Fn(&str) -> bool,
+    /// Stages of which every check passes there already, by their ids.
+    pub passing: Vec<String>,
 }
 
 impl Surroundings<'_> {
@@ -96,6 +98,12 @@ impl<'p, 'n, 's> Places<'p, 'n, 's> {
                 MentionKind::Folder => self.folder(mention, report),
                 MentionKind::Group => {}
             }
+        }
+        for draft in self.drafted.stages.iter().filter(|draft| self.around.passing.iter().any(|id| id == draft.id)) {
+            report.stage = Some(quoted(draft.id));
+            let message = "all its checks pass already, without it: nothing can show that it is done";
+            let hint = "add a check that fails now, or write `guard: true` where nothing can fail before";
+            report.warning(&draft.id_span, message).hint(hint).field("acceptance");
         }
         report.stage = None;
     }

@@ -122,6 +122,47 @@ fn plan_verify_looks_at_the_repository_and_is_strict_when_asked() {
 }
 
 #[test]
+fn a_strict_plan_has_a_check_that_fails_before_each_stage() {
+    let env = Env::new();
+    env.write("src/app.sh", "true\n");
+    env.git(&["add", "-A"]);
+    env.git(&["commit", "-q", "-m", "App"]);
+    let plan = |checks: &str| {
+        plan(&[
+            stage("new").check("echo x >> @OUT@/ran; test -s new.txt").with("truths: [\"echo y >> @OUT@/ran\"]"),
+            stage("old").check("sh src/app.sh").with(checks),
+            stage("looks").with("stage_type: integration-verify").check("test -s README.md"),
+        ])
+        .replace("@OUT@", &env.out.display().to_string())
+    };
+    env.write("plan.md", &plan("wiring: [{source: \"src/*.sh\", pattern: \"true\"}]"));
+    env.loom(&["plan", "verify", "plan.md"]).ok();
+    assert_eq!(env.said("ran"), "", "only `--strict` runs anything");
+    let out = env.loom(&["plan", "verify", "plan.md", "--strict"]).ends(1).has("plan.md has 1 warning");
+    let said = "stage `old`: all its checks pass already, without it";
+    assert!(out.stderr.contains(said) && !out.stderr.contains("stage `new`: all"), "{out}");
+    assert_eq!(env.said("ran"), "x\n", "nothing of a stage runs behind what fails");
+    let json = env.loom(&["plan", "verify", "plan.md", "--strict", "--json"]).ends(1).json();
+    let found = &json["diagnostics"][0];
+    assert_eq!((&json["ok"], &found["stage"], &found["field"]), (&false.into(), &"old".into(), &"acceptance".into()));
+    for fails in [
+        "wiring: [{source: \"src/*.sh\", pattern: \"false\"}]",
+        "artifacts: [old.txt]",
+        "truths: [\"false\"]",
+        "working_dir: not/there",
+    ] {
+        env.write("plan.md", &plan(fails));
+        let out = env.loom(&["plan", "verify", "plan.md", "--strict"]);
+        assert!(!out.stderr.contains(said), "{fails}: {out}");
+    }
+    let guard = plan("priority: p1").replace("[\"sh src/app.sh\"]", "[{command: sh src/app.sh, guard: true}]");
+    env.write("plan.md", &guard);
+    env.loom(&["plan", "verify", "plan.md", "--strict"]).ok();
+    assert!(!env.repo.join(".work").exists());
+    assert_eq!(env.git(&["status", "--porcelain"]), "?? plan.md");
+}
+
+#[test]
 fn completions_print_for_every_shell() {
     let env = Env::of(&[stage("frontend"), stage("backend")]);
     for shell in ["bash", "zsh", "fish"] {

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use crate::agent::environment::Environment;
+use crate::base::layout::Layout;
 use crate::cli::args::Verify;
 use crate::cli::failure::{Failure, exit};
 use crate::cli::ui;
-use crate::git;
+use crate::daemon::passing_without;
+use crate::git::{self, Git};
 use crate::model::plan::Plan;
 use crate::planfile::{self, Options, Parsed, Severity, Summary, Surroundings};
 
@@ -36,7 +38,25 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
 fn surroundings<'s>(plan: &Path, has_program: &'s dyn Fn(&str) -> bool) -> Surroundings<'s> {
     let folder = plan.canonicalize().ok().and_then(|plan| Some(plan.parent()?.to_path_buf()));
     let here = || git::tracked_files(&std::env::current_dir().ok()?);
-    Surroundings { files: folder.and_then(|folder| git::tracked_files(&folder)).or_else(here), has_program }
+    let files = folder.and_then(|folder| git::tracked_files(&folder)).or_else(here);
+    Surroundings { files, has_program, passing: Vec::new() }
+}
+
+/// The stages of which every check passes already, at the commit that is checked out where the plan is.
+fn passing(path: &Path, plan: &Plan) -> Result<Vec<String>, Failure> {
+    let folder = path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_path_buf()));
+    let here = match folder.filter(|folder| Git::find(folder).is_ok()) {
+        Some(folder) => folder,
+        None => std::env::current_dir()?,
+    };
+    let Some((git, head)) = Git::find(&here).ok().and_then(|git| git.head_of(&here).ok().map(|head| (git, head)))
+    else {
+        ui::note("Not in a repository with a commit: whether checks pass already was not looked at.");
+        return Ok(Vec::new());
+    };
+    ui::note(format!("Looking at what passes already at {}: each stage's checks, until one fails.", head.short()));
+    passing_without(&Layout::new(&git.project), &git, plan, &head)
+        .map_err(|error| Failure::user("whether checks pass already cannot be seen").because(error.to_string()))
 }
 
 pub fn verify(args: &Verify) -> Result<u8, Failure> {
@@ -45,7 +65,14 @@ pub fn verify(args: &Verify) -> Result<u8, Failure> {
     let options = Options { ignored_fields: args.ignore_field.clone() };
     let source = read_file(&args.plan)?;
     let path = args.plan.display().to_string();
-    let (parsed, summary) = planfile::verify(&source, &path, &options, &surroundings(&args.plan, &has_program));
+    let mut around = surroundings(&args.plan, &has_program);
+    let (mut parsed, mut summary) = planfile::verify(&source, &path, &options, &around);
+    if let Some(plan) = parsed.plan.as_ref().filter(|_| args.strict) {
+        around.passing = passing(&args.plan, plan)?;
+        if !around.passing.is_empty() {
+            (parsed, summary) = planfile::verify(&source, &path, &options, &around);
+        }
+    }
     let count = |severity| parsed.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let is_good = parsed.plan.is_some() && !(args.strict && warnings > 0);

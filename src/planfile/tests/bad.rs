@@ -41,7 +41,8 @@ impl Case<'_> {
             ignored.split_whitespace().partition(|word| word.starts_with('@'));
         let options = Options { ignored_fields: ignored.into_iter().map(str::to_owned).collect() };
         let files = places.contains(&"@tree").then(|| TREE.map(str::to_owned).to_vec());
-        let around = Surroundings { files, has_program: &|name| !name.starts_with("no-such") };
+        let has_program = |name: &str| !name.starts_with("no-such");
+        let around = Surroundings { files, has_program: &has_program, passing: Vec::new() };
         let parsed = match places.as_slice() {
             [] => read(&self.source(), "plan.md", &options),
             _ => verify(&self.source(), "plan.md", &options, &around).0,
