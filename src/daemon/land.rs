@@ -228,7 +228,10 @@ impl Ground<'_> {
         let tracked = Some(Tracked { root: &own.proof, files: &files, put_back: &put_back });
         let place = Place { cwd: &cwd, work: &context.layout.work, evidence, environment, tracked };
         let suite = Suite { checks: &prove.checks, criteria: &prove.criteria, impact: prove.impact.as_ref() };
-        let touched = touched_paths(self.git, &prove.base, tree).map_err(|error| error.to_string())?;
+        // What others have landed meanwhile is not the stage's work.
+        let is_landing = matches!(prove.entry, Entry::Stage { .. }) && *commit != prove.commit;
+        let since = if is_landing { &prove.tip } else { &prove.base };
+        let touched = touched_paths(self.git, since, tree).map_err(|error| error.to_string())?;
         let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &prove.working_dir };
         let mut results = checks::run_all(&suite, &place, &looked).map_err(|error| error.to_string())?;
         if guarded.was_bent().map_err(|error| error.to_string())? {

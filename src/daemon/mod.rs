@@ -25,4 +25,4 @@ mod verify;
 pub use boot::{BootError, Opened, ReadOnly};
 pub use keeper::{Kept, keep};
 pub use notifier::Errand;
-pub use verify::{VerifyError, passing_without, verify_bundle, verify_stage};
+pub use verify::{Held, VerifyError, passing_without, verify_bundle, verify_stage};

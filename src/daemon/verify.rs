@@ -10,9 +10,11 @@ use crate::checks::{self, Bundle, Claim, Lifeline, Operator, Place, Suite, Track
 use crate::daemon::land::{evidence_folder, touched_paths};
 use crate::daemon::setup;
 use crate::git::{Git, Merged, Own};
+use crate::journal;
 use crate::kernel::world::{Run, Stage};
 use crate::model::baseline::Before;
 use crate::model::check::Setup;
+use crate::model::fact::Fact;
 use crate::model::ids::Oid;
 use crate::model::plan::{Plan, StageSpec, stage_branch};
 use crate::model::stage::{CheckResult, StageState};
@@ -192,12 +194,48 @@ fn on_base(
     Ok(checks::run_on_base(suite, &|_| true, (place, &looked), &Lifeline::default())?)
 }
 
-/// What is wrong with a bundle, by itself and against the repository. None: it holds.
-pub fn verify_bundle(git: &Git, path: &Path) -> Result<(Bundle, Vec<String>), VerifyError> {
+/// A bundle of evidence, held against the repository.
+#[derive(Debug)]
+pub struct Held {
+    pub bundle: Bundle,
+    /// What is wrong with it, by itself, and against git and the journal. Nothing: it holds.
+    pub wrong: Vec<String>,
+    /// Whether the journal has its digest: then it is that of a verdict, and as Loom wrote it.
+    pub is_recorded: bool,
+}
+
+/// What the journal says of the bundle at `path`: the digests under this path, and whether one of
+/// any path is `digest`.
+fn recorded(layout: &Layout, path: &Path, digest: &str) -> (Vec<String>, bool) {
+    let below = |path: &Path| {
+        Some(path.canonicalize().ok()?.strip_prefix(layout.work.canonicalize().ok()?).ok()?.to_path_buf())
+    };
+    let below = below(path);
+    let (mut here, mut is_known) = (Vec::new(), false);
+    let journal = layout.journal();
+    let bytes = journal::bytes(&journal).unwrap_or_default();
+    journal::scan(&bytes, &journal, None, |line| {
+        for fact in line.record.facts {
+            let Fact::EvidenceKept { evidence } = fact else { continue };
+            is_known |= evidence.sha256 == digest;
+            if below.as_deref() == Some(Path::new(&evidence.path)) {
+                here.push(evidence.sha256);
+            }
+        }
+    });
+    (here, is_known)
+}
+
+/// Looks at a bundle, by itself and against the repository and the journal.
+pub fn verify_bundle(layout: &Layout, git: &Git, path: &Path) -> Result<Held, VerifyError> {
     let no = |why: String| VerifyError::NoBundle { path: path.display().to_string(), why };
     let bytes = fs_err::read(path).map_err(|error| no(error.to_string()))?;
     let bundle: Bundle = serde_json::from_slice(&bytes).map_err(|error| no(error.to_string()))?;
     let mut wrong = bundle.complaints(path.parent().unwrap_or(Path::new(".")));
+    let (here, is_recorded) = recorded(layout, path, &sha256(&bytes));
+    if !here.is_empty() && !is_recorded {
+        wrong.push("it is not what Loom wrote: the journal has another digest of it".to_owned());
+    }
     let claim = &bundle.claim;
     for (what, commit) in [("base", &claim.base), ("tip", &claim.tip), ("submitted commit", &claim.submitted)] {
         if git.tree_of(commit).is_err() {
@@ -225,5 +263,5 @@ pub fn verify_bundle(git: &Git, path: &Path) -> Result<(Bundle, Vec<String>), Ve
     {
         wrong.push(format!("{} is not the plan that it was checked by: it has changed since", claim.plan_path));
     }
-    Ok((bundle, wrong))
+    Ok(Held { bundle, wrong, is_recorded })
 }

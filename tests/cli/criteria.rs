@@ -84,6 +84,27 @@ fn what_is_not_there_or_not_finished_is_not_proven() {
 }
 
 #[test]
+fn what_another_stage_has_landed_meanwhile_is_not_the_stages_own() {
+    let env = Env::new();
+    env.fifo("go");
+    let test = "bug_fix: true\n      regression_test: {file: tests/bug.sh, must_contain: [bug_7]}";
+    env.load(&plan(&[
+        stage("writes")
+            .run(work(&[("tests/bug.sh", "bug_7"), ("later.rs", "fn a() { todo!() }")]))
+            .check("test -s later.rs"),
+        stage("claims").first("read go < @OUT@/go").with(test).with("max_retries: 0"),
+        stage("shares").first("read go < @OUT@/go").with("artifacts: [later.rs, shares.txt]"),
+    ]));
+    env.loom(&["run"]).ok();
+    env.until_state("writes", "merged");
+    env.go("go");
+    env.go("go");
+    env.settle();
+    assert_eq!(env.state(), "writes merged, claims blocked, shares merged");
+    env.loom(&["status", "claims"]).ok().has("the stage wrote no test");
+}
+
+#[test]
 fn a_link_is_no_artifact() {
     let env = Env::of(&[stage("a")
         .run("ln -s README.md a.md; git add a.md; git commit -q -m Link")
@@ -115,6 +136,21 @@ fn evidence_is_kept_and_holds_until_somebody_changes_it() {
     let digest = env.out_of(env.command("sha256sum").arg(bundle)).ok().stdout;
     assert!(env.read(".work/journal.jsonl").contains(digest.split(' ').next().unwrap()));
     env.loom(&["verify", "--evidence", bundle]).ok().has("the evidence holds");
+    let json = env.loom(&["verify", "--evidence", bundle, "--json"]).ok().json();
+    assert_eq!((&json["holds"], &json["recorded"]), (&true.into(), &true.into()), "{json}");
+    // What is changed in a way that holds together by itself is not what the journal has.
+    let written = env.read(bundle);
+    env.write(bundle, &written.replace("\"duration_ms\": ", "\"duration_ms\": 1"));
+    env.loom(&["verify", "--evidence", bundle]).ends(4).has("the journal has another digest of it");
+    env.write(
+        ".work/evidence/a/copied/1/bundle.json",
+        &written.replace("\"001.log\"", "\"\"").replace("\"passed\": true", "\"passed\": true "),
+    );
+    env.write(".work/evidence/a/copied/1/001.log", "a\n");
+    env.loom(&["verify", "--evidence", ".work/evidence/a/copied/1/bundle.json"])
+        .ok()
+        .has("of no verdict that the journal here has");
+    env.write(bundle, &written);
     let output = env.repo.join(bundle).with_file_name("001.log");
     assert_eq!(fs::read_to_string(&output).unwrap(), "a\n");
     fs::write(&output, "b\n").unwrap();

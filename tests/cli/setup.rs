@@ -12,6 +12,20 @@ fn yaml(name: &str, commands: &[&str]) -> String {
 }
 
 #[test]
+fn looking_at_a_stage_by_hand_runs_its_setup_on_the_base_too() {
+    let env = Env::new();
+    let made = yaml("setup", &["cp README.md ignored.tool"]);
+    let work = "echo Other > README.md; git commit -q -a -m Other";
+    env.load(&plan(&[stage("a").run(work).with(&made).check("grep -q Other ignored.tool")]));
+    env.finish();
+    // With another PATH, nothing that is known of the base counts.
+    let mut by_hand = env.command(env!("CARGO_BIN_EXE_loom"));
+    let found = env.out_of(by_hand.env("PATH", "/usr/bin:/bin").args(["verify", "a", "--json"])).ok().json();
+    assert_eq!(found["checks"][0]["base"], "failed", "{found}");
+    assert_eq!(found["unproven"], false, "{found}");
+}
+
+#[test]
 fn a_setup_runs_once_before_the_agent_and_in_the_proof_checkout() {
     let env = Env::new();
     env.write(".gitignore", "deps/\nignored.*\n");
