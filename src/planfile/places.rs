@@ -25,6 +25,8 @@ pub struct Surroundings<'s> {
     pub files: Option<Vec<String>>,
     /// Whether a program is found by its name.
     pub has_program: &'s dyn Fn(&str) -> bool,
+    /// What the shell says of a command that it cannot read.
+    pub shell_error: &'s dyn Fn(&str) -> Option<String>,
     /// Stages of which every check passes there already, by their ids.
     pub passing: Vec<String>,
 }
@@ -197,6 +199,12 @@ impl<'p, 'n, 's> Places<'p, 'n, 's> {
     }
 
     fn command(&self, mention: &Mention, programs: &mut BTreeSet<String>, report: &mut Report) {
+        if !shell::is_surely_valid(&mention.text)
+            && let Some(why) = (self.around.shell_error)(&mention.text)
+        {
+            report.error(&mention.span, format!("the shell cannot read this: {why}")).field(mention.field);
+            return;
+        }
         let Some(parts) = shell::parse(&mention.text) else { return };
         let base = self.base(mention);
         let mut at = base.to_owned();

@@ -95,6 +95,17 @@ pub fn parse(command: &str) -> Option<Vec<Simple>> {
     (!parser.all.iter().any(is_compound)).then_some(parser.all)
 }
 
+/// Whether the shell will read a command, as far as that is sure without asking it.
+pub fn is_surely_valid(command: &str) -> bool {
+    let close: String = command.chars().filter(|c| !c.is_whitespace()).collect();
+    let is_operator = |c: char| matches!(c, '&' | '|' | ';');
+    let runs = || close.split(|c| !is_operator(c)).filter(|run| !run.is_empty());
+    parse(command).is_some()
+        && runs().all(|run| matches!(run, "&&" | "||" | "|" | "&" | ";"))
+        && !close.starts_with(is_operator)
+        && !close.ends_with(['&', '|', '\\', '<', '>'])
+}
+
 struct Parser {
     all: Vec<Simple>,
     joint: Joint,
@@ -369,6 +380,16 @@ mod tests {
             "",
         ] {
             assert_eq!(vacuous(command), None, "{command:?}");
+        }
+    }
+
+    #[test]
+    fn the_shell_is_asked_only_where_it_may_not_understand() {
+        for command in ["cargo test -p a 'b c'", "X=1 make && ./a.sh | grep -q \"x\" || exit 1; make", "make;"] {
+            assert!(is_surely_valid(command), "{command}");
+        }
+        for command in ["if make; then", "echo \"x", "make &&", "| make", "make || && make", "a >", "(make", "a ;; b"] {
+            assert!(!is_surely_valid(command), "{command}");
         }
     }
 

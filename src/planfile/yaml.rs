@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use serde_saphyr::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span as ParserSpan, Tag, options};
 
 use super::diagnostic::{Report, quoted};
+use super::fields;
 use super::source::{Source, Span};
 use crate::model::limits::PLAN_BYTES_MAX;
 
@@ -298,6 +299,10 @@ impl<'a> Builder<'a, '_> {
             self.report.error(&(tab..tab), message).hint("use spaces for indentation");
             return;
         }
+        if let Some((span, message, hint)) = self.slip_before(at) {
+            self.report.error(&span, format!("not valid YAML: {message}")).hint(hint);
+            return;
+        }
         let (message, hint) = explain(error);
         let draft = self.report.error(&(at..at), format!("not valid YAML: {message}"));
         if let Some(hint) = hint {
@@ -307,6 +312,19 @@ impl<'a> Builder<'a, '_> {
 }
 
 impl Builder<'_, '_> {
+    /// A character that was forgotten on the line of `at`, or on one of the two before it: the parser
+    /// stumbles over what comes behind.
+    fn slip_before(&self, at: usize) -> Option<(Span, String, String)> {
+        let (first, last) = (self.source.position(self.base).0, self.source.position(at).0);
+        (first.max(last.saturating_sub(2))..=last).rev().find_map(|number| {
+            let span = self.source.line_span(number);
+            let line = self.source.text.get(span.clone())?;
+            let (message, right) = slip(line.trim())?;
+            let start = span.start + line.len() - line.trim_start().len();
+            Some((start..span.end, message, format!("write `{}`", quoted(&right))))
+        })
+    }
+
     /// A tab that indents the line of `at` or one beside it: the parser says so elsewhere.
     fn tab_before(&self, at: usize) -> Option<usize> {
         let text = self.source.text;
@@ -319,6 +337,35 @@ impl Builder<'_, '_> {
             let indentation = &rest[..rest.len() - rest.trim_start_matches([' ', '\t']).len()];
             indentation.find('\t').map(|tab| start + tab)
         })
+    }
+}
+
+/// What is missing in a line of a plan, and the line with it.
+fn slip(line: &str) -> Option<(String, String)> {
+    let (dash, rest) = match line.strip_prefix('-') {
+        Some(rest) => ("- ", rest),
+        None => ("", line),
+    };
+    let name: &str = &rest
+        [..rest.trim_start().find([':', ' ']).map_or(rest.len(), |end| end + rest.len() - rest.trim_start().len())];
+    let key = name.trim_start();
+    let tables = [fields::PLAN, fields::STAGE, fields::CHECK, fields::AGENT];
+    if !tables.into_iter().flatten().any(|field| field.name == key) {
+        return None;
+    }
+    let value = &rest[name.len()..];
+    let right = |value: &str| format!("{dash}{key}: {}", value.trim());
+    match value.strip_prefix(':') {
+        Some(value) if !dash.is_empty() && !rest.starts_with(' ') => {
+            Some(("a space belongs behind the `-`".to_owned(), right(value)))
+        }
+        Some(value) if !value.is_empty() && !value.starts_with(' ') => {
+            Some((format!("a space belongs behind `{key}:`"), right(value)))
+        }
+        None if value.split_whitespace().count() == 1 && !value.contains(':') => {
+            Some((format!("a `:` belongs behind `{key}`"), right(value)))
+        }
+        _ => None,
     }
 }
 

@@ -122,6 +122,16 @@ fn plan_verify_looks_at_the_repository_and_is_strict_when_asked() {
 }
 
 #[test]
+fn a_command_that_the_shell_cannot_read_is_an_error_and_nothing_is_run() {
+    let env = Env::new();
+    let broken = "truths: [\"if test -e a.txt; then\", \"echo 'open\", \"touch ran; (exit 1)\"]";
+    env.write("plan.md", &plan(&[stage("a").with(broken)]));
+    let out = env.loom(&["plan", "verify", "plan.md"]).ends(1).has("plan.md has 2 errors");
+    assert_eq!(out.stderr.matches("stage `a`: the shell cannot read this: ").count(), 2, "{out}");
+    assert!(!env.repo.join("ran").exists());
+}
+
+#[test]
 fn a_strict_plan_has_a_check_that_fails_before_each_stage() {
     let env = Env::new();
     env.write("src/app.sh", "true\n");

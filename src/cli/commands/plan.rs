@@ -1,9 +1,11 @@
 //! `loom plan verify`: needs no state and changes nothing.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use crate::agent::environment::Environment;
 use crate::base::layout::Layout;
+use crate::base::process;
 use crate::cli::args::Verify;
 use crate::cli::failure::{Failure, exit};
 use crate::cli::ui;
@@ -35,11 +37,26 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// Where a plan would run: the repository it is in, else the one around this folder, and this PATH.
-fn surroundings<'s>(plan: &Path, has_program: &'s dyn Fn(&str) -> bool) -> Surroundings<'s> {
+fn surroundings<'s>(
+    plan: &Path,
+    has_program: &'s dyn Fn(&str) -> bool,
+    shell_error: &'s dyn Fn(&str) -> Option<String>,
+) -> Surroundings<'s> {
     let folder = plan.canonicalize().ok().and_then(|plan| Some(plan.parent()?.to_path_buf()));
     let here = || git::tracked_files(&std::env::current_dir().ok()?);
     let files = folder.and_then(|folder| git::tracked_files(&folder)).or_else(here);
-    Surroundings { files, has_program, passing: Vec::new() }
+    Surroundings { files, has_program, shell_error, passing: Vec::new() }
+}
+
+/// What the shell of checks says of a command that it cannot read. It runs nothing of it.
+fn shell_error(command: &str) -> Option<String> {
+    let mut shell = process::command("/bin/sh");
+    let out = shell.args(["-n", "-c", command]).stdin(Stdio::null()).output().ok()?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    let line = said.lines().next().unwrap_or_default();
+    // `sh: 1: Syntax error: …`
+    let why = line.find("yntax error").map_or(line, |at| &line[at.saturating_sub(1)..]);
+    (!out.status.success()).then(|| why.to_owned())
 }
 
 /// The stages of which every check passes already, at the commit that is checked out where the plan is.
@@ -65,7 +82,7 @@ pub fn verify(args: &Verify) -> Result<u8, Failure> {
     let options = Options { ignored_fields: args.ignore_field.clone() };
     let source = read_file(&args.plan)?;
     let path = args.plan.display().to_string();
-    let mut around = surroundings(&args.plan, &has_program);
+    let mut around = surroundings(&args.plan, &has_program, &shell_error);
     let (mut parsed, mut summary) = planfile::verify(&source, &path, &options, &around);
     if let Some(plan) = parsed.plan.as_ref().filter(|_| args.strict) {
         around.passing = passing(&args.plan, plan)?;

@@ -42,7 +42,8 @@ impl Case<'_> {
         let options = Options { ignored_fields: ignored.into_iter().map(str::to_owned).collect() };
         let files = places.contains(&"@tree").then(|| TREE.map(str::to_owned).to_vec());
         let has_program = |name: &str| !name.starts_with("no-such");
-        let around = Surroundings { files, has_program: &has_program, passing: Vec::new() };
+        let shell_error = |command: &str| command.ends_with("&&").then(|| "it ends too early".to_owned());
+        let around = Surroundings { files, has_program: &has_program, shell_error: &shell_error, passing: Vec::new() };
         let parsed = match places.as_slice() {
             [] => read(&self.source(), "plan.md", &options),
             _ => verify(&self.source(), "plan.md", &options, &around).0,

@@ -300,7 +300,7 @@ fn a_large_plan_is_read_at_once() {
 }
 
 fn verified(source: &str) -> Summary {
-    let around = Surroundings { files: None, has_program: &|_| true, passing: Vec::new() };
+    let around = Surroundings { files: None, has_program: &|_| true, shell_error: &|_| None, passing: Vec::new() };
     let (parsed, summary) = verify(source.as_bytes(), "plan.md", &Options::default(), &around);
     assert_eq!(render(&parsed), "");
     summary.expect("a plan without problems has a shape")
@@ -350,7 +350,7 @@ fn a_large_plan_is_looked_at_as_a_whole_at_once() {
     let files: Vec<String> = (0..2000).map(|n| format!("src/s{n}/mod.rs")).collect();
     let mut files = Some(files);
     files.as_mut().unwrap().sort();
-    let around = Surroundings { files, has_program: &|_| true, passing: Vec::new() };
+    let around = Surroundings { files, has_program: &|_| true, shell_error: &|_| None, passing: Vec::new() };
     let timed = || {
         let started = std::time::Instant::now();
         let found = verify(source.as_bytes(), "plan.md", &Options::default(), &around);

@@ -165,7 +165,8 @@ fn fuzz() {
     let mut corpus: Vec<Vec<u8>> = super::bad::cases().iter().map(super::bad::Case::source).collect();
     corpus.push(seed().into_bytes());
     let files = Some(super::bad::TREE.map(str::to_owned).to_vec());
-    let around = Surroundings { files, has_program: &|name| name.len() < 6, passing: Vec::new() };
+    let around =
+        Surroundings { files, has_program: &|name| name.len() < 6, shell_error: &|_| None, passing: Vec::new() };
     let mut slowest = Duration::ZERO;
     for run in 0..wanted {
         let seed = first.wrapping_add(run);
