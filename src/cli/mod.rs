@@ -7,6 +7,7 @@ mod complete;
 pub mod failure;
 mod hook;
 mod place;
+mod playground;
 mod show;
 mod story;
 mod ui;

@@ -1,7 +1,10 @@
 //! What commands print for people and for scripts.
 
 use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 
 use crate::env::{Env, plan, stage};
@@ -246,6 +249,35 @@ fn a_signal_shows_the_assignment() {
     env.loom(&["signal"]).ends(1).has("no stage's worktree");
 }
 
+/// The folders of the environment in which something was left.
+#[track_caller]
+fn is_left_empty(env: &Env) {
+    for folder in ["tmp", "cache", "run", "repo"] {
+        let left: Vec<_> =
+            std::fs::read_dir(env.path().join(folder)).unwrap().flatten().map(|entry| entry.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    assert_eq!(env.pids(""), [0_u32; 0]);
+}
+
+#[test]
+fn ctrl_c_in_the_demo_and_in_chaos_leaves_nothing() {
+    for command in ["demo", "chaos"] {
+        // The first is meant for the process, the second comes from a terminal: everybody hears it.
+        for group in [false, true] {
+            let env = Env::without_repository();
+            let mut child = env.command(env!("CARGO_BIN_EXE_loom"));
+            child.arg(command).process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let child = child.spawn().unwrap();
+            env.until("an agent works", || !env.pids("loom host --exec").is_empty() || !env.pids("sleep").is_empty());
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            if group { kill_process_group(pid, Signal::INT) } else { kill_process(pid, Signal::INT) }.unwrap();
+            env.wait_child(child).ends(130).has("nothing is left of it");
+            is_left_empty(&env);
+        }
+    }
+}
+
 #[test]
 fn the_demo_tells_its_story_and_leaves_nothing() {
     let env = Env::without_repository();
@@ -258,10 +290,5 @@ fn the_demo_tells_its_story_and_leaves_nothing() {
     ] {
         assert!(out.stdout.contains(text) || out.stderr.contains(text), "no {text} in {out}");
     }
-    for folder in ["tmp", "cache", "run", "repo"] {
-        let left: Vec<_> =
-            std::fs::read_dir(env.path().join(folder)).unwrap().flatten().map(|entry| entry.path()).collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
-    assert_eq!(env.pids(""), [0_u32; 0]);
+    is_left_empty(&env);
 }

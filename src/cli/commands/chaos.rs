@@ -2,16 +2,16 @@
 //! everything is killed at fail points that a seed chooses, and then looks
 //! whether it ended as an undisturbed run does.
 
-use std::path::Path;
 use std::process::Stdio;
+use std::rc::Rc;
 
 use crate::base::dice::Dice;
 use crate::base::fail::{Point, VARIABLES};
+use crate::base::fs;
 use crate::base::text::count;
-use crate::base::{fs, process};
 use crate::cli::args::Chaos;
-use crate::cli::commands::demo;
 use crate::cli::failure::{Failure, exit};
+use crate::cli::playground::{Interrupts, Playground};
 use crate::cli::ui;
 use crate::client;
 
@@ -32,7 +32,14 @@ pub fn run(args: &Chaos) -> Result<u8, Failure> {
     let seed = args.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
     let kills = usize::try_from(args.kills).unwrap_or(usize::MAX);
     ui::line(format!("Seed {seed}: {} while the demo's plan runs.\n", count(kills, "kill")));
-    let undisturbed = Ground::new()?;
+    let interrupts = Interrupts::register()?;
+    let done = set_fire(&interrupts, seed, kills);
+    interrupts.unless_asked(done)?;
+    Ok(exit::OK)
+}
+
+fn set_fire(interrupts: &Rc<Interrupts>, seed: u64, kills: usize) -> Result<(), Failure> {
+    let undisturbed = Ground::new(interrupts)?;
     undisturbed.carry_out("")?;
     let (tree, reached) = (undisturbed.verdict()?, undisturbed.log());
     ui::line(format!("Undisturbed: {}, {} passed on the way.", short(&tree), count(reached.len(), "fail point")));
@@ -44,7 +51,7 @@ pub fn run(args: &Chaos) -> Result<u8, Failure> {
             return Err(Failure::new(exit::INTERNAL, format!("only {delivered} of {kills} kills were delivered")));
         }
         plans += 1;
-        let ground = Ground::new()?;
+        let ground = Ground::new(interrupts)?;
         let orders = orders(&mut dice, &reached, KILLS_A_PLAN.min(kills - delivered));
         let ended = ground.carry_out(&orders).and_then(|()| ground.verdict());
         let killed: Vec<String> = ground.log().into_iter().filter_map(|line| killed(&line)).collect();
@@ -56,6 +63,7 @@ pub fn run(args: &Chaos) -> Result<u8, Failure> {
         };
         match is_same {
             Ok(()) => ui::line(format!("  ✓ plan {plans}: killed at {}", killed.join(", "))),
+            Err(why) if interrupts.is_asked() => return Err(Failure::new(exit::INTERRUPTED, why)),
             Err(why) => return Err(violation(ground, &why, (seed, kills), &orders)),
         }
     }
@@ -65,7 +73,7 @@ pub fn run(args: &Chaos) -> Result<u8, Failure> {
         count(plans, "plan")
     ));
     ui::line("git fsck is clean, the journal verifies, no host is left, the user's file is as it was.");
-    Ok(exit::OK)
+    Ok(())
 }
 
 /// Some different points of those that an undisturbed run reaches, each to kill at once.
@@ -96,48 +104,45 @@ fn short(tree: &str) -> &str {
 
 fn violation(ground: Ground, why: &str, (seed, kills): (u64, usize), orders: &str) -> Failure {
     // Nothing of it goes on; what it left is the evidence.
-    let _ = ground.loom(&["stop", "--kill"], "");
-    let repo = ground.dir.keep().join("hello");
+    let repo = ground.playground.keep();
     Failure::new(exit::WORK, format!("something was lost or done twice: {why}"))
         .because(format!("injected: {orders}"))
         .hint(format!("loom chaos --seed {seed} --kills {kills}"))
         .hint(format!("loom -C {} status", repo.display()))
 }
 
-/// A temporary repository with the demo's plan; everything that Loom leaves lies in its folder.
+/// A playground with a file of its user's.
 struct Ground {
-    dir: tempfile::TempDir,
+    playground: Playground,
 }
 
 impl Ground {
-    fn new() -> Result<Ground, Failure> {
-        let dir = tempfile::Builder::new().prefix("loom-chaos-").tempdir()?;
-        let ground = Ground { dir };
-        demo::prepare(ground.dir.path(), &ground.repo())?;
-        fs::write_atomic(&ground.repo().join("mine.txt"), MINE.as_bytes())?;
-        Ok(ground)
+    fn new(interrupts: &Rc<Interrupts>) -> Result<Ground, Failure> {
+        let playground = Playground::new("loom-chaos-", interrupts)?;
+        fs::write_atomic(&playground.repo().join("mine.txt"), MINE.as_bytes())?;
+        Ok(Ground { playground })
     }
 
     fn repo(&self) -> std::path::PathBuf {
-        self.dir.path().join("hello")
+        self.playground.repo()
+    }
+
+    fn log_file(&self) -> std::path::PathBuf {
+        self.playground.path().join("fail.log")
     }
 
     /// Every line of the log of fail points.
     fn log(&self) -> Vec<String> {
-        let text = fs_err::read_to_string(self.dir.path().join("fail.log")).unwrap_or_default();
+        let text = fs_err::read_to_string(self.log_file()).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
     /// Whether `loom` ended well.
     fn loom(&self, args: &[&str], orders: &str) -> Result<bool, Failure> {
-        let mut command = process::command(process::this_binary()?);
-        command.current_dir(self.repo()).args(args).stdout(Stdio::null()).stderr(Stdio::null());
-        command
-            .env("XDG_CACHE_HOME", self.dir.path().join("cache"))
-            .env("XDG_RUNTIME_DIR", self.dir.path().join("run"));
-        command.env_remove("LOOM_WORK_DIR").env("LOOM_BACKOFF_MS", "20");
-        command.env(VARIABLES[0], orders).env(VARIABLES[1], self.dir.path().join("fail.log"));
-        Ok(command.status()?.success())
+        let mut command = self.playground.loom(args)?;
+        command.stdout(Stdio::null()).stderr(Stdio::null()).env("LOOM_BACKOFF_MS", "20");
+        command.env(VARIABLES[0], orders).env(VARIABLES[1], self.log_file());
+        Ok(self.playground.run(&mut command)?.success())
     }
 
     /// What a person would type, again and again until the plan is complete.
@@ -209,15 +214,11 @@ impl Ground {
     }
 
     fn git(&self, args: &[&str]) -> Result<String, Failure> {
-        git_says(&self.repo(), args)
+        let output = self.playground.git(args).output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(Failure::new(exit::WORK, format!("`git {}` failed", args.join(" "))).because(said))
     }
-}
-
-fn git_says(repo: &Path, args: &[&str]) -> Result<String, Failure> {
-    let output = demo::git(repo, args).output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(Failure::new(exit::WORK, format!("`git {}` failed", args.join(" "))).because(said))
 }
