@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::env::{Env, kill, plan, stage};
+use crate::env::{Env, commit, kill, plan, stage};
 
 /// What `loom doctor` finds, as `code` → finding.
 #[track_caller]
@@ -74,6 +74,39 @@ fn what_a_killed_daemon_left_is_found_and_removed() {
     env.go("go");
     env.finish();
     assert_eq!(env.said("runs"), "x\n");
+}
+
+#[test]
+fn what_a_plan_left_whose_state_is_gone_is_found_and_rescued_by_the_next_one() {
+    let env = Env::new();
+    env.fifo("go");
+    let half = "echo precious > p.txt; git add p.txt; git commit -q -m P; echo half > h.txt; echo x >> @OUT@/runs";
+    let work = format!("if test ! -e @OUT@/again; then {half}; read go < @OUT@/go; else {}; fi", commit("a", "a"));
+    env.load(&plan(&[stage("a").run(work)]));
+    env.loom(&["run"]).ok();
+    env.until_said("runs", "x");
+    fs::remove_dir_all(env.repo.join(".work")).unwrap();
+    env.go("go");
+    env.until("the daemon is gone", || env.pids(" keeper").is_empty() && env.pids(" daemon").is_empty());
+    let tree = env.repo.join(".worktrees/a");
+    let mut other = env.command("sleep").arg("600").current_dir(&tree).spawn().unwrap();
+    let before = everything(&env);
+    let found = findings(&env, &["--fix"], 0)["plan-forgotten"].clone();
+    assert_eq!(everything(&env), before, "whose it is cannot be proven");
+    let what = found["what"].as_str().unwrap();
+    assert!(what.contains("`loom/_plan/plan`, `loom/a` and `.worktrees/a`"), "{what}");
+    assert_eq!(found["next"][0], format!("kill {}   (it still works in {})", other.id(), tree.display()));
+    assert!(found["next"].to_string().contains("loom init <plan>"), "{found}");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    fs::write(env.out.join("again"), "").unwrap();
+    env.loom(&["init", "doc/plans/plan.md"]).ok();
+    env.finish();
+    assert!(!findings(&env, &[], 0).contains_key("plan-forgotten"));
+    let rescued = env.git(&["for-each-ref", "--format=%(refname)", "refs/loom/rescue/a/"]);
+    let newest = rescued.lines().last().unwrap();
+    assert_eq!(env.git(&["show", &format!("{newest}:p.txt")]), "precious");
+    assert_eq!(env.git(&["show", &format!("{newest}:h.txt")]), "half");
 }
 
 #[test]

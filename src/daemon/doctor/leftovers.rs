@@ -17,9 +17,11 @@ pub(super) fn look(patient: &Patient, world: Option<&World>, findings: &mut Vec<
     daemon(patient, findings);
     sessions(patient, world, findings);
     folders(patient, world, findings);
-    // Without a journal that can be believed, whatever is there is what is left.
-    if let Some(run) = world.and_then(|world| world.run.as_ref()) {
-        branches(patient, world, run, findings);
+    match world.and_then(|world| world.run.as_ref()) {
+        Some(run) => branches(patient, world, run, findings),
+        // Without a journal that can be believed, whatever is there is what is left.
+        None if findings.iter().any(|finding| finding.code.starts_with("journal-")) => {}
+        None => forgotten(patient, findings),
     }
 }
 
@@ -215,11 +217,45 @@ fn branches(patient: &Patient, world: Option<&World>, run: &Run, findings: &mut 
     }
 }
 
-/// Whether a process of this machine works in `dir`. What cannot be looked at is another user's.
+/// Branches and worktrees of a plan that nobody knows: `.work/` went before anything had landed,
+/// or is looked for in the wrong place.
+fn forgotten(patient: &Patient, findings: &mut Vec<Finding>) {
+    let branches = patient.git.refs_below("refs/heads/loom/").unwrap_or_default();
+    let folders: Vec<PathBuf> =
+        below(&patient.layout.worktrees()).into_iter().filter(|dir| patient.git.is_worktree(dir)).collect();
+    if patient.is_busy || branches.is_empty() && folders.is_empty() {
+        return;
+    }
+    let names = branches.iter().map(|(name, _)| name.trim_start_matches("refs/heads/").to_owned());
+    let what = names.chain(folders.iter().map(|dir| format!(".worktrees/{}", name_of(dir))));
+    let mut finding = Finding::note(
+        "plan-forgotten",
+        format!("there is no plan, and yet there are {}", list(what)),
+        "somebody removed .work/ before anything had landed, or put its journal aside, or LOOM_WORK_DIR is another folder now",
+    );
+    for dir in &folders {
+        for pid in who_is_in(dir) {
+            finding = finding.next(format!("kill {pid}   (it still works in {})", dir.display()));
+        }
+    }
+    findings.push(
+        finding
+            .next("restore .work/ from a backup; or")
+            .next("loom init <plan>   (begins anew: whatever is in the way is rescued first)")
+            .next("loom undo --list   (then: what was rescued)"),
+    );
+}
+
+/// Whether a process of this machine works in `dir`.
 fn somebody_is_in(dir: &Path) -> bool {
-    let Ok(dir) = dir.canonicalize() else { return false };
+    !who_is_in(dir).is_empty()
+}
+
+/// The processes of this machine that work in `dir`. What cannot be looked at is another user's.
+fn who_is_in(dir: &Path) -> Vec<String> {
+    let Ok(dir) = dir.canonicalize() else { return Vec::new() };
     let is_in = |entry: &PathBuf| std::fs::read_link(entry.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&dir));
-    below(Path::new("/proc")).iter().any(is_in)
+    below(Path::new("/proc")).iter().filter(|entry| is_in(entry)).map(|entry| name_of(entry)).collect()
 }
 
 fn below(dir: &Path) -> Vec<PathBuf> {
