@@ -144,6 +144,11 @@ impl From<NoProject> for Failure {
             NoProject::NoGit => failure.hint("install git 2.38 or newer"),
             NoProject::GitTooOld(_) => failure.hint("install git 2.38 or newer"),
             NoProject::BranchLoom => failure.hint("git branch -m loom <another name>"),
+            NoProject::UnknownKind(_, why) if why.contains("refstorage") => {
+                failure.hint("git clone --ref-format=files <this one> <folder>, and work there")
+            }
+            NoProject::UnknownKind(..) => failure.hint("git init --object-format=sha1 <folder>, and import it there"),
+            NoProject::Partial(..) => failure.hint("git fetch --refetch --no-filter"),
             NoProject::Unreadable(_) | NoProject::OwnBranch(..) => failure,
         }
     }

@@ -70,6 +70,12 @@ pub enum NoProject {
     GitTooOld(String),
     #[error("a branch named `loom` exists: git cannot keep `loom/<stage>` beside it")]
     BranchLoom,
+    /// Why, as the library says it.
+    #[error("`{0}` is a repository of a kind that Loom cannot read: {1}")]
+    UnknownKind(PathBuf, String),
+    /// How many objects of the newest commit are missing.
+    #[error("`{0}` is a partial clone: {1} of its newest commit's files are not here, and Loom fetches nothing")]
+    Partial(PathBuf, usize),
     #[error("the repository cannot be read: {0}")]
     Unreadable(String),
 }
@@ -87,7 +93,10 @@ impl Git {
         if let Some(git) = Git::find_quickly(dir) {
             return Ok(git);
         }
-        let repo = git2::Repository::discover(dir).map_err(|_| NoProject::NotARepository(dir.to_path_buf()))?;
+        let repo = git2::Repository::discover(dir).map_err(|error| match error.code() {
+            git2::ErrorCode::NotFound => NoProject::NotARepository(dir.to_path_buf()),
+            _ => NoProject::UnknownKind(dir.to_path_buf(), error.message().to_owned()),
+        })?;
         let common = repo.commondir().to_path_buf();
         let common = common.canonicalize().unwrap_or(common);
         if repo.is_bare() {
@@ -145,7 +154,26 @@ impl Git {
         if self.tip("refs/heads/loom").ok().flatten().is_some() {
             return Err(NoProject::BranchLoom);
         }
-        Ok(())
+        self.check_whole()
+    }
+
+    /// The proof checkout borrows the user's objects, and asks no remote for those that a partial
+    /// clone has left there.
+    fn check_whole(&self) -> Result<(), NoProject> {
+        let is_partial = || {
+            let config = git2::Repository::open(&self.common)?.config()?;
+            let has_promisor = config.entries(Some(r"^remote\..*\.promisor$"))?.next().is_some();
+            Ok::<bool, git2::Error>(has_promisor)
+        };
+        if !is_partial().unwrap_or(false) {
+            return Ok(());
+        }
+        let list = self.run(&["rev-list", "--objects", "--missing=print", "--no-walk", "HEAD"]);
+        let list = list.map_err(|error| NoProject::Unreadable(error.to_string()))?;
+        match list.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"?")).count() {
+            0 => Ok(()),
+            missing => Err(NoProject::Partial(self.project.clone(), missing)),
+        }
     }
 
     /// Major and minor version of the git CLI.

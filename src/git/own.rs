@@ -53,10 +53,9 @@ impl Own {
             has_attr_source,
         };
         fs_err::create_dir_all(&own.proof)?;
-        let format = if git.common.join("config").exists() && is_sha256(git) { "sha256" } else { "sha1" };
         for (dir, is_bare) in [(own.git_dir.clone(), true), (own.proof.join(".git"), false)] {
             if !is_whole(&dir) {
-                own.init(&dir, is_bare, format)?;
+                own.init(&dir, is_bare)?;
             }
         }
         // Nobody else uses this index: its lock is that of a git that was killed.
@@ -70,10 +69,10 @@ impl Own {
     }
 
     /// Makes a repository at `dir`, whole or not at all.
-    fn init(&self, dir: &Path, is_bare: bool, format: &str) -> Result<(), GitError> {
+    fn init(&self, dir: &Path, is_bare: bool) -> Result<(), GitError> {
         let parent = dir.parent().unwrap_or(dir);
         let temp = tempfile::Builder::new().prefix(".init-").tempdir_in(parent)?;
-        let mut command = plain(&["init", "-q", "--template=", &format!("--object-format={format}")]);
+        let mut command = plain(&["init", "-q", "--template=", "--object-format=sha1"]);
         if is_bare {
             command.arg("--bare");
         }
@@ -95,6 +94,8 @@ impl Own {
         command
             .env("GIT_DIR", &self.git_dir)
             .env("GIT_OBJECT_DIRECTORY", &self.objects)
+            // Where the history of a shallow clone ends; nowhere when there is no such file.
+            .env("GIT_SHALLOW_FILE", self.objects.with_file_name("shallow"))
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_ATTR_NOSYSTEM", "1")
@@ -254,11 +255,6 @@ fn is_whole(dir: &Path) -> bool {
     ["HEAD", "config", "objects/info/alternates"]
         .iter()
         .all(|name| fs_err::read(dir.join(name)).is_ok_and(|bytes| bytes.first().is_some_and(|first| *first != 0)))
-}
-
-fn is_sha256(git: &Git) -> bool {
-    fs_err::read_to_string(git.common.join("config"))
-        .is_ok_and(|text| text.lines().any(|line| line.replace(' ', "").eq_ignore_ascii_case("objectformat=sha256")))
 }
 
 impl Git {

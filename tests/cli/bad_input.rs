@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 
-use crate::env::{Env, markdown, plan, stage};
+use crate::env::{Env, commit, markdown, plan, stage};
 
 /// A plan of one stage whose lines are these.
 fn one(lines: &str) -> String {
@@ -310,6 +310,50 @@ fn a_full_disk_at_init_changes_nothing() {
     assert!(refused.contains("No space left on device"), "{said}");
     assert!(refused.contains("/small/work cannot be written"), "{said}");
     assert!(loaded.ends_with("loaded\n"), "{said}");
+}
+
+#[test]
+fn a_disk_without_inodes_changes_nothing_and_doctor_says_so() {
+    let mut env = Env::new();
+    env.add_plan(&plan(&[stage("a")]));
+    let small = env.path().join("small");
+    fs::create_dir(&small).unwrap();
+    env.set("LOOM_WORK_DIR", &format!("{}/work", small.display()));
+    let said = in_namespace(
+        &env,
+        &format!(
+            "set -e; mount -t tmpfs -o nr_inodes=64 none {0}; mkdir {0}/work; for n in $(seq 64); do touch {0}/$n || true; done 2> /dev/null
+             {1} init doc/plans/plan.md && exit 1; echo refused >&2; {1} doctor >&2 || true
+             rm {0}/*[0-9]; {1} init doc/plans/plan.md; echo loaded >&2",
+            small.display(),
+            env!("CARGO_BIN_EXE_loom")
+        ),
+    );
+    let (refused, rest) = said.split_once("refused\n").unwrap();
+    assert!(refused.contains("No space left on device"), "{said}");
+    assert!(rest.contains("0 files are free on the disk of") && rest.contains("[disk-full]"), "{said}");
+    assert!(rest.ends_with("loaded\n"), "{said}");
+}
+
+#[test]
+fn a_disk_that_is_full_in_a_worktree_costs_an_attempt() {
+    let env = Env::new();
+    let fill = "if [ $LOOM_ATTEMPT = 1 ]; then echo precious > p.txt; cat /dev/zero > zero.txt; fi";
+    env.add_plan(&plan(&[stage("a").run(format!("{fill}; {}", commit("a", "a"))), stage("b").after(&["a"])]));
+    // The worktrees are on a disk of their own.
+    let said = in_namespace(
+        &env,
+        &format!(
+            "mkdir .worktrees; mount -t tmpfs -o size=1m none .worktrees; {0} init doc/plans/plan.md
+             {0} run --watch >&2; echo exit $? >&2; {0} audit --verify >&2; echo verified $? >&2; umount .worktrees",
+            env!("CARGO_BIN_EXE_loom")
+        ),
+    );
+    assert!(said.contains("a running (attempt 2): working; before: ") && said.contains("exit 0\n"), "{said}");
+    assert!(said.ends_with("verified 0\n"), "{said}");
+    assert_eq!(env.state(), "a merged, b merged");
+    assert_eq!(env.stage("a")["attempt"], 2);
+    assert_eq!(env.git(&["show", "refs/loom/rescue/a/1:p.txt"]), "precious");
 }
 
 #[test]

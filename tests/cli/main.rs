@@ -26,6 +26,7 @@ mod operator;
 mod output;
 mod plans;
 mod proof;
+mod repositories;
 mod rights;
 mod setup;
 mod suggest;

@@ -143,6 +143,16 @@ fn ctrl_c_at_a_watcher_leaves_the_daemon() {
 }
 
 #[test]
+fn a_retry_that_is_repeated_is_one_retry() {
+    let env = Env::of(&[stage("a").run("exit 1").with("max_retries: 0"), stage("b").after(&["a"])]);
+    env.run().ends(4);
+    env.loom(&["stage", "retry", "a"]).ok();
+    env.loom(&["stage", "retry", "a"]).ends(1).has("cannot be retried");
+    env.run().ends(4);
+    assert_eq!(env.stage("a")["attempt"], 2);
+}
+
+#[test]
 fn a_watcher_of_a_stopped_daemon_says_how_it_goes_on() {
     let env = running(&[]);
     let watch = env.spawn(&["run", "--watch"]);

@@ -74,14 +74,16 @@ fn agents(patient: &Patient, run: &Run, findings: &mut Vec<Finding>) {
 
 fn limits(patient: &Patient, findings: &mut Vec<Finding>) {
     let layout = patient.layout;
-    if let Ok(space) = rustix::fs::statvfs(&layout.project) {
+    for place in [&layout.project, &layout.work] {
+        let Ok(space) = rustix::fs::statvfs(place) else { continue };
         let (bytes, files) = (space.f_bavail * space.f_frsize, space.f_favail);
         if bytes < SPACE_MIN || (space.f_files > 0 && files < 1_000) {
-            let what = format!("{} MiB and {files} files are free on this disk", bytes >> 20);
+            let what = format!("{} MiB and {files} files are free on the disk of {}", bytes >> 20, place.display());
             findings.push(
                 Finding::problem("disk-full", what, "a full disk stops everything; nothing that was recorded is lost")
                     .next("free some space"),
             );
+            break;
         }
     }
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
