@@ -6,6 +6,7 @@
 //! whether the work is good, and whose work it is cannot decide that they change.
 
 mod executed;
+mod manifests;
 mod names;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -103,21 +104,13 @@ fn odd(change: &Change, text: &Texts<'_>) -> Option<String> {
     None
 }
 
-/// Whether a link at `path` leads out of the tree.
+/// Whether a link at `path` leads out of the tree, or may: a `..` behind a folder leads up from
+/// wherever that folder is, if it is a link itself.
 fn leaves(path: &str, target: &str) -> bool {
-    let mut depth = path.matches('/').count();
-    if target.starts_with('/') {
-        return true;
-    }
-    for part in target.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if depth == 0 => return true,
-            ".." => depth -= 1,
-            _ => depth += 1,
-        }
-    }
-    false
+    let depth = path.matches('/').count();
+    let parts: Vec<&str> = target.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let ups = parts.iter().take_while(|part| **part == "..").count();
+    target.starts_with('/') || ups > depth || parts[ups..].contains(&"..")
 }
 
 fn own(change: &Change, judges: &Judges) -> Option<String> {
@@ -154,109 +147,16 @@ fn by_name(change: &Change, text: &Texts<'_>) -> Option<String> {
 
 /// Manifests hold what judges beside what does not: the former is compared.
 fn manifest(change: &Change, name: &str, text: &Texts<'_>) -> Option<String> {
-    let judging: fn(&str) -> String = match name {
-        "package.json" => package_json,
-        "cargo.toml" => |text| sections(text, &["features"], &["dependencies"], CARGO_FACTS),
-        "pyproject.toml" => |text| sections(text, &["project", "dependency-groups"], &["dependencies"], &[]),
-        _ => return None,
+    if !manifests::is_one(name) {
+        return None;
+    }
+    let (old, new) = match text(change) {
+        _ if change.new.is_none() => return Some("a manifest, deleted".to_owned()),
+        (None, _) if change.old.is_some() => return Some("a manifest that is too large to be looked into".to_owned()),
+        (_, None) => return Some("a manifest that is too large to be looked into".to_owned()),
+        (old, Some(new)) => (old, new),
     };
-    let what = match name {
-        "package.json" => "scripts or settings of tools in it",
-        _ => "settings of tools in it",
-    };
-    if change.new.is_none() {
-        return Some(format!("{what}, deleted"));
-    }
-    let (old, new) = text(change);
-    let Some(new) = new else { return Some(format!("{what}: too large to be looked into")) };
-    let (old, new) = (old.map(|old| judging(&old)), judging(&new));
-    match old {
-        Some(old) if old == new => None,
-        Some(_) => Some(format!("{what}, changed")),
-        None if new.trim().is_empty() || new == "{}" => None,
-        None if name == "cargo.toml"
-            && !new.contains("autotests")
-            && !new.contains("test = false")
-            && !new.contains("harness") =>
-        {
-            None
-        }
-        None => Some(format!("{what}, new")),
-    }
-}
-
-/// Keys of `[package]` that decide nothing.
-const CARGO_FACTS: &[&str] = &[
-    "name",
-    "version",
-    "authors",
-    "edition",
-    "license",
-    "description",
-    "repository",
-    "homepage",
-    "readme",
-    "keywords",
-    "categories",
-    "documentation",
-    "rust-version",
-    "publish",
-];
-
-/// The keys of `package.json` that decide how its tests run.
-fn package_json(text: &str) -> String {
-    const JUDGING: [&str; 21] = [
-        "scripts",
-        "jest",
-        "mocha",
-        "vitest",
-        "ava",
-        "tap",
-        "nyc",
-        "c8",
-        "babel",
-        "eslintConfig",
-        "husky",
-        "lint-staged",
-        "pre-commit",
-        "wireit",
-        "nx",
-        "packageManager",
-        "overrides",
-        "resolutions",
-        "pnpm",
-        "workspaces",
-        "imports",
-    ];
-    match serde_json::from_str::<serde_json::Value>(text) {
-        Ok(serde_json::Value::Object(map)) => {
-            let kept: serde_json::Map<_, _> =
-                map.into_iter().filter(|(key, _)| JUDGING.contains(&key.as_str())).collect();
-            serde_json::Value::Object(kept).to_string()
-        }
-        _ => text.to_owned(),
-    }
-}
-
-/// A TOML text without the sections that only say what is used: those named, those whose last
-/// part ends with one of `suffixes`, and the given keys.
-fn sections(text: &str, names: &[&str], suffixes: &[&str], facts: &[&str]) -> String {
-    let mut is_kept = true;
-    let mut out = String::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        if let Some(header) = line.strip_prefix('[') {
-            let header = header.trim_start_matches('[').split(']').next().unwrap_or_default();
-            let of_uses = header.split('.').any(|part| suffixes.iter().any(|suffix| part.ends_with(suffix)));
-            is_kept = !of_uses && !names.iter().any(|name| header == *name || header.starts_with(&format!("{name}.")));
-        }
-        let key = line.split(['=', '.', ' ']).next().unwrap_or_default();
-        // Headers count with what is below them only.
-        if is_kept && !line.starts_with('[') && !facts.contains(&key) {
-            out.push_str(line);
-            out.push('\n');
-        }
-    }
-    out
+    manifests::judged(name, old.as_deref(), &new).map(|what| format!("{what}, {}", verb(change)))
 }
 
 fn tests(change: &Change, text: &Texts<'_>) -> Option<String> {
@@ -414,6 +314,8 @@ mod tests {
             ("d/a", "../x", false),
             ("d/a", "../../x", true),
             ("a", "b/../../c", true),
+            ("d/a", "up/../b", true),
+            ("d/a", ".././b/c", false),
             ("a", "b", false),
         ] {
             let change = Change { path: path.to_owned(), old: None, new: side(LINK) };

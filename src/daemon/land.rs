@@ -164,7 +164,18 @@ fn touched(git: &Git, prove: &Prove, tree: &Oid) -> Result<Vec<Touched>, GitErro
         let of = |side: &Option<Side>| side.as_ref().and_then(|side| changes.text(side));
         (of(&change.old), of(&change.new))
     };
-    Ok(checks::touched(&changes.list, &text, &judges))
+    let mut touched = checks::touched(&changes.list, &text, &judges);
+    let is_new = |change: &&Change| change.old.is_none() && change.new.is_some();
+    let is_named = |path: &String| judges.files.contains(path) || judges.asked.contains(path);
+    let new = changes.list.iter().filter(is_new).map(|change| &change.path);
+    let new = new.filter(|path| !is_named(path) && !touched.iter().any(|touched| touched.path == **path));
+    let new: Vec<&str> = new.map(String::as_str).collect();
+    if !new.is_empty() {
+        let why = "git ignores it where it lands: it can stand in for what `setup` or a build makes, new";
+        let ignored = git.ignored(&prove.tip, &new)?;
+        touched.extend(ignored.into_iter().map(|path| Touched { path, why: why.to_owned() }));
+    }
+    Ok(touched)
 }
 
 /// A folder that no other verdict has used.

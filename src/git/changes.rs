@@ -1,6 +1,7 @@
 //! What differs between two trees, read in this process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::{Git, GitError};
 use crate::model::ids::Oid;
@@ -16,6 +17,15 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Looks at the content of everything that is new.
+    pub(super) fn verify(&self) -> Result<(), GitError> {
+        let new = self.list.iter().filter_map(|change| change.new.as_ref());
+        for side in new.filter(|side| side.mode != 0o160_000) {
+            self.repo.find_blob(git2::Oid::from_str(&side.id)?)?;
+        }
+        Ok(())
+    }
+
     /// The content of a file as text; none when it is too large, or gone.
     pub fn text(&self, side: &Side) -> Option<String> {
         let blob = self.repo.find_blob(git2::Oid::from_str(&side.id).ok()?).ok()?;
@@ -75,6 +85,30 @@ impl Git {
             diff.deltas().map(change).collect()
         };
         Ok(Changes { repo, list })
+    }
+
+    /// Those of `paths` that are ignored by the `.gitignore` files of the commit `of`, or by the user's own.
+    pub fn ignored(&self, of: &Oid, paths: &[&str]) -> Result<Vec<String>, GitError> {
+        let repo = self.repo()?;
+        let tree = repo.find_commit(git2::Oid::from_str(of.as_str())?)?.tree()?;
+        // A folder that holds nothing but these files.
+        let folder = tempfile::tempdir()?;
+        let mut seen = BTreeSet::new();
+        for path in paths {
+            let folders = path.match_indices('/').map(|(at, _)| &path[..=at]);
+            for name in std::iter::once("").chain(folders).map(|folder| format!("{folder}.gitignore")) {
+                let Ok(entry) = tree.get_path(Path::new(&name)) else { continue };
+                let Some(blob) = repo.find_blob(entry.id()).ok().filter(|_| seen.insert(name.clone())) else {
+                    continue;
+                };
+                let file = folder.path().join(&name);
+                fs_err::create_dir_all(file.parent().unwrap_or(folder.path()))?;
+                fs_err::write(file, blob.content())?;
+            }
+        }
+        let rules = git2::Repository::init(folder.path())?;
+        let is_ignored = |path: &&&str| rules.is_path_ignored(Path::new(path)).unwrap_or(true);
+        Ok(paths.iter().filter(is_ignored).map(|path| (*path).to_owned()).collect())
     }
 
     /// The difference of these paths, as a person reads it.

@@ -112,6 +112,31 @@ const BENT: &[(&str, &str, &str, &str)] = &[
         "test -s m.txt",
         "a submodule",
     ),
+    (
+        "toml",
+        "printf 'description = \"\"\"\\n[dependencies]\\n\"\"\"\\nautotests = false\\n' | sed -i '2r /dev/stdin' Cargo.toml",
+        "grep -q autotests Cargo.toml",
+        "settings of tools",
+    ),
+    (
+        "stand",
+        "echo '{\"scripts\":{\"test\":\"sh tests/test_add.sh\"},\"devDependencies\":{\"jest\":\"file:lib\"}}' > package.json",
+        "grep -q jest package.json",
+        "where a dependency comes from",
+    ),
+    (
+        "replace",
+        "printf 'module app\\nreplace x => ./x\\n' > go.mod",
+        "test -s go.mod",
+        "where a dependency comes from",
+    ),
+    ("hidden", "echo 'echo ok' > ignored.tool", "test -s ignored.tool", "git ignores it where it lands"),
+    (
+        "through",
+        "mkdir -p a/b; ln -s ../.. a/b/up; ln -s a/b/up/../etc/passwd way.txt; echo x > w.txt",
+        "test -s w.txt",
+        "out of the tree",
+    ),
     ("plan", "sed -i 's/make test/true/' doc/plans/plan.md; echo x > p.txt", "test -s p.txt", "the plan itself"),
 ];
 

@@ -42,7 +42,7 @@ fn files_that_git_does_not_track_are_never_overwritten() {
         ("a.txt", commit("a", "agent")),
         ("ignored.txt", "echo agent > ignored.txt && git add -f ignored.txt && git commit -q -m 'Add it'".to_owned()),
     ] {
-        let env = Env::of(&[stage("a").run(script).check("true")]);
+        let env = Env::of(&[stage("a").run(script).check("true").with(&format!("files: [{name}]"))]);
         let base = env.git(&["rev-parse", "main"]);
         env.write(name, "mine\n");
         env.run().ends(5).has("did not follow").has(name);
