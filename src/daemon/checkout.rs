@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::checks::Lifeline;
-use crate::git::{Git, GitError, Own};
+use crate::git::{Git, GitError, Listing, Own};
 use crate::model::baseline::Baseline;
 use crate::model::ids::{Oid, StageId};
 use crate::model::limits::SEEN_RESULTS_MAX;
@@ -33,6 +33,8 @@ pub(super) struct Inside {
     tree: Option<Oid>,
     /// Digest of what the last one left; newer than what the journal says.
     kept: Option<String>,
+    /// What is listed in the tree that was checked out last.
+    listing: Listing,
     seen: VecDeque<(Seen, CheckResult)>,
     /// The base that was looked at last.
     pub(super) looked: Option<(StageId, Baseline)>,
@@ -113,7 +115,7 @@ impl Inside {
         let removed = own.secure(git, known)?;
         if removed > 0 && known.is_some() {
             super::setup::forget_in_proof(own);
-            tracing::warn!("{removed} files in the proof checkout are not what the last proof left: removed");
+            tracing::warn!("{removed} files in the proof checkout are not what the last proof left: removed or gone");
         }
         self.tree = tree.filter(|_| removed == 0 && kept.is_some());
         Ok(())
@@ -122,6 +124,7 @@ impl Inside {
     pub(super) fn check_out(&mut self, own: &Own, tree: &Oid) -> Result<(), GitError> {
         if self.tree.take().as_ref() != Some(tree) || !own.is_untouched() {
             own.check_out(tree)?;
+            self.listing.verify(own, tree)?;
         }
         self.tree = Some(tree.clone());
         Ok(())

@@ -51,6 +51,7 @@ fn run_proof(context: &Context, prove: &Prove, left: &mut Left) -> Result<Proof,
             Merged::Conflict { files } => return Ok(Proof::Conflict { files }),
         }
     };
+    git.verify_changes(&prove.tip, &tree).map_err(text)?;
     let landing = Landing::of(&git, prove, tree)?;
     if let Some((_, checks)) = prove.proven.as_ref().filter(|(proven, _)| *proven == landing.tree) {
         let commit = landing.commit(&own)?;

@@ -9,7 +9,7 @@ use crate::base::text::sha256;
 use crate::checks::{self, Bundle, Claim, Lifeline, Operator, Place, Suite, Tracked, Tree};
 use crate::daemon::land::{evidence_folder, touched_paths};
 use crate::daemon::setup;
-use crate::git::{Git, Merged, Own};
+use crate::git::{Git, Listing, Merged, Own};
 use crate::journal;
 use crate::kernel::world::{Run, Stage};
 use crate::model::baseline::Before;
@@ -72,6 +72,7 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
         },
     };
     own.check_out(&tree)?;
+    Listing::default().verify(&own, &tree)?;
     own.show_head(&submitted)?;
     let operator = Operator::record(&[&layout.worktrees(), &layout.cache()]);
     let cwd = own.proof.join(&stage.spec.working_dir);

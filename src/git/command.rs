@@ -22,10 +22,24 @@ pub enum GitError {
     /// What is there cannot be held by a commit.
     #[error("it cannot be saved in git: {0}")]
     Unsavable(String),
+    /// An object of another content than its name says.
+    #[error(
+        "{0} is not what its name says: something has replaced objects below `.git/objects`. `git fsck` names them"
+    )]
+    Forged(String),
     #[error("the repository cannot be read: {0}")]
-    Read(#[from] git2::Error),
+    Read(git2::Error),
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl From<git2::Error> for GitError {
+    fn from(error: git2::Error) -> Self {
+        match error.code() {
+            git2::ErrorCode::HashsumMismatch => GitError::Forged(format!("an object ({})", error.message())),
+            _ => GitError::Read(error),
+        }
+    }
 }
 
 impl GitError {

@@ -26,7 +26,7 @@ type Manifest = BTreeMap<PathBuf, String>;
 
 impl Own {
     /// Removes whatever is not as [`Own::record_kept`] left it when it said `recorded`. None: nothing
-    /// was recorded yet, and nothing that is there is trusted. Says how many files went.
+    /// was recorded yet, and nothing that is there is trusted. Says how many files went, or had gone.
     pub fn secure(&self, git: &Git, recorded: Option<&str>) -> Result<usize, GitError> {
         let cache = self.cache();
         let known = fs_err::read(self.manifest()).ok();
@@ -56,7 +56,9 @@ impl Own {
         for path in strange.iter().filter(|path| !is_gits(path)) {
             remove(&cache.join(path))?;
         }
-        Ok(strange.len())
+        // What is gone cannot be removed, but something was made there that is not any more.
+        let gone = known.keys().filter(|path| !is_gits(path) && !now.contains_key(*path)).count();
+        Ok(strange.len() + gone)
     }
 
     /// Watches Loom's own repository while the commands of a stage run beside it, in the checkout

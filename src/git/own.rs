@@ -197,13 +197,31 @@ impl Own {
         Ok(index.iter().map(blob).collect())
     }
 
+    /// The same objects, read in this process.
+    pub(super) fn objects(&self) -> Result<git2::Repository, GitError> {
+        Ok(git2::Repository::open_bare(&self.git_dir)?)
+    }
+
+    /// Whether an object is a file of its own, which whoever may commit can write.
+    pub(super) fn is_loose(&self, id: git2::Oid) -> bool {
+        let id = id.to_string();
+        self.objects.join(&id[..2]).join(&id[2..]).exists()
+    }
+
+    /// The files of the index, with the ids of their content.
+    pub(super) fn entries(&self) -> Result<std::collections::BTreeMap<Vec<u8>, git2::Oid>, GitError> {
+        Ok(git2::Index::open(&self.index)?.iter().map(|entry| (entry.path, entry.id)).collect())
+    }
+
     /// Puts the tracked files of the checkout back to `tree` and leaves the others. Says which
     /// were not as they are in it.
     pub fn put_back(&self, tree: &Oid) -> Result<Vec<String>, GitError> {
         use git2::Status;
         let changed = self.paths(Status::WT_MODIFIED | Status::WT_DELETED | Status::WT_TYPECHANGE);
         run(self.in_proof(&["read-tree", "--reset", "-u", tree.as_str()]), None)?;
-        Ok(changed?)
+        let changed = changed?;
+        self.verify_files(&changed)?;
+        Ok(changed)
     }
 
     /// Where it is noted which setup has run in the checkout. It goes with the checkout.

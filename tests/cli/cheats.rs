@@ -225,6 +225,26 @@ fn a_stage_that_pretends_is_not_believed() {
 }
 
 #[test]
+fn an_object_that_was_replaced_on_disk_proves_nothing() {
+    // Under the name of the test, or of the folder that it is in, stands what the stage would like.
+    for (what, object, new) in [
+        ("file", "HEAD:tests/test_add.sh", "echo 'exit 0' | git hash-object -w --stdin"),
+        ("folder", "HEAD:tests", "printf '' | git mktree"),
+    ] {
+        let forge = format!(
+            "id=$(git rev-parse {object}); new=$({new}); cd $(git rev-parse --git-common-dir)/objects; \
+             of() {{ echo $1 | sed 's#^..#&/#'; }}; chmod u+w $(of $id); cp $(of $new) $(of $id)"
+        );
+        let env = project();
+        let script = format!("echo x > x.txt; git add x.txt; git commit -q -m Work; {forge}");
+        env.load(&plan(&[stage("forges").run(format!("set -e\n{script}")).check(TESTS).with("max_retries: 0")]));
+        env.run().ends(4);
+        assert_eq!(env.stage("forges")["state"], "blocked", "{what}");
+        env.loom(&["status", "forges"]).ok().has("is not what its name says");
+    }
+}
+
+#[test]
 fn a_program_that_a_session_puts_on_path_stops_landing_until_a_person_has_seen_it() {
     let mut env = project();
     env.program("runner", "exec sh \"$@\"");

@@ -12,6 +12,17 @@ fn yaml(name: &str, commands: &[&str]) -> String {
 }
 
 #[test]
+fn a_setup_runs_again_where_what_it_made_is_gone() {
+    let env = Env::new();
+    let made = yaml("setup", &["echo ready > ignored.dep"]);
+    let with = |id: &str| stage(id).check(&format!("test -s {id}.txt && test -s ignored.dep")).with(&made);
+    let tidy = "rm $(echo $XDG_CACHE_HOME/loom/*/proof)/ignored.dep";
+    env.load(&plan(&[with("a"), with("b").after(&["a"]).first(tidy).with("max_retries: 0")]));
+    env.finish();
+    assert_eq!(env.state(), "a merged, b merged");
+}
+
+#[test]
 fn looking_at_a_stage_by_hand_runs_its_setup_on_the_base_too() {
     let env = Env::new();
     let made = yaml("setup", &["cp README.md ignored.tool"]);
