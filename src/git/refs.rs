@@ -74,6 +74,12 @@ impl Git {
         Ok(repo.graph_descendant_of(new, old)?)
     }
 
+    /// The project around `dir`, and the commit that is checked out there.
+    pub fn checked_out(dir: &std::path::Path) -> Option<(Git, Oid)> {
+        let head = git2::Repository::discover(dir).ok()?.head().ok()?.peel_to_commit().ok()?.id();
+        Some((Git::find(dir).ok()?, oid(head)))
+    }
+
     /// The commit that is checked out in a worktree.
     pub fn head_of(&self, dir: &std::path::Path) -> Result<Oid, GitError> {
         Ok(oid(git2::Repository::open(dir)?.head()?.peel_to_commit()?.id()))

@@ -16,6 +16,7 @@ mod criteria;
 mod dispute;
 mod doctor;
 mod env;
+mod examples;
 mod graph;
 mod history;
 mod host;

@@ -148,14 +148,14 @@ fn a_strict_plan_has_a_check_that_fails_before_each_stage() {
         ])
         .replace("@OUT@", &env.out.display().to_string())
     };
-    env.write("plan.md", &plan("wiring: [{source: \"src/*.sh\", pattern: \"true\"}]"));
-    env.loom(&["plan", "verify", "plan.md"]).ok();
+    env.write("doc/plans/p.md", &plan("wiring: [{source: \"src/*.sh\", pattern: \"true\"}]"));
+    env.loom(&["plan", "verify", "doc/plans/p.md"]).ok();
     assert_eq!(env.said("ran"), "", "only `--strict` runs anything");
-    let out = env.loom(&["plan", "verify", "plan.md", "--strict"]).ends(1).has("plan.md has 1 warning");
+    let out = env.loom(&["plan", "verify", "doc/plans/p.md", "--strict"]).ends(1).has("p.md has 1 warning");
     let said = "stage `old`: all its checks pass already, without it";
     assert!(out.stderr.contains(said) && !out.stderr.contains("stage `new`: all"), "{out}");
     assert_eq!(env.said("ran"), "x\n", "nothing of a stage runs behind what fails");
-    let json = env.loom(&["plan", "verify", "plan.md", "--strict", "--json"]).ends(1).json();
+    let json = env.loom(&["plan", "verify", "doc/plans/p.md", "--strict", "--json"]).ends(1).json();
     let found = &json["diagnostics"][0];
     assert_eq!((&json["ok"], &found["stage"], &found["field"]), (&false.into(), &"old".into(), &"acceptance".into()));
     for fails in [
@@ -164,15 +164,15 @@ fn a_strict_plan_has_a_check_that_fails_before_each_stage() {
         "truths: [\"false\"]",
         "working_dir: not/there",
     ] {
-        env.write("plan.md", &plan(fails));
-        let out = env.loom(&["plan", "verify", "plan.md", "--strict"]);
+        env.write("doc/plans/p.md", &plan(fails));
+        let out = env.loom(&["plan", "verify", "doc/plans/p.md", "--strict"]);
         assert!(!out.stderr.contains(said), "{fails}: {out}");
     }
     let guard = plan("priority: p1").replace("[\"sh src/app.sh\"]", "[{command: sh src/app.sh, guard: true}]");
-    env.write("plan.md", &guard);
-    env.loom(&["plan", "verify", "plan.md", "--strict"]).ok();
+    env.write("doc/plans/p.md", &guard);
+    env.loom(&["plan", "verify", "doc/plans/p.md", "--strict"]).ok();
     assert!(!env.repo.join(".work").exists());
-    assert_eq!(env.git(&["status", "--porcelain"]), "?? plan.md");
+    assert_eq!(env.git(&["status", "--porcelain"]), "?? doc/");
 }
 
 #[test]

@@ -62,12 +62,8 @@ fn shell_error(command: &str) -> Option<String> {
 /// The stages of which every check passes already, at the commit that is checked out where the plan is.
 fn passing(path: &Path, plan: &Plan) -> Result<Vec<String>, Failure> {
     let folder = path.canonicalize().ok().and_then(|path| Some(path.parent()?.to_path_buf()));
-    let here = match folder.filter(|folder| Git::find(folder).is_ok()) {
-        Some(folder) => folder,
-        None => std::env::current_dir()?,
-    };
-    let Some((git, head)) = Git::find(&here).ok().and_then(|git| git.head_of(&here).ok().map(|head| (git, head)))
-    else {
+    let here = || Git::checked_out(&std::env::current_dir().ok()?);
+    let Some((git, head)) = folder.and_then(|folder| Git::checked_out(&folder)).or_else(here) else {
         ui::note("Not in a repository with a commit: whether checks pass already was not looked at.");
         return Ok(Vec::new());
     };

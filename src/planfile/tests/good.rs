@@ -72,14 +72,7 @@ fn the_smallest_plan_has_every_default() {
 
 #[test]
 fn the_example_of_the_contract_is_a_plan() {
-    let plan = plan(concat!(
-        "# PLAN-0001: Feature name\n\nWhy, what, how …\n\n<!-- loom METADATA -->\n```yaml\nloom:\n  version: 1\n",
-        "  stages:\n    - id: api\n      name: \"Add the endpoint\"\n      description: |\n",
-        "        What this stage accomplishes, in as many words as it needs.\n      dependencies: []\n",
-        "      acceptance:\n        - \"cargo test\"\n      files: [\"src/**/*.rs\"]\n    - id: docs\n",
-        "      name: \"Document it\"\n      description: \"…\"\n      dependencies: [\"api\"]\n",
-        "      acceptance: [\"test -s doc/api.md\"]\n```\n<!-- END loom METADATA -->\n",
-    ));
+    let plan = plan(include_str!("../../../tests/plans/feature.md"));
     assert_eq!(plan.title, "PLAN-0001: Feature name");
     assert_eq!(plan.overview, "# PLAN-0001: Feature name\n\nWhy, what, how …");
     assert_eq!(plan.stages[0].description, "What this stage accomplishes, in as many words as it needs.\n");
@@ -117,6 +110,19 @@ fn every_example_of_the_documents_is_a_plan_without_a_problem() {
         }
     }
     assert!(examples >= 4, "{examples} examples");
+}
+
+/// The examples of `doc/plan-format.md` that show some fields of a stage.
+#[test]
+fn every_fragment_of_the_documentation_fits_a_stage() {
+    let page = include_str!("../../../doc/plan-format.md");
+    let blocks = page.split("\n```yaml\n").skip(1).filter_map(|rest| rest.split_once("\n```\n"));
+    let fragments: Vec<&str> = blocks.map(|(yaml, _)| yaml).filter(|yaml| !yaml.starts_with("loom:")).collect();
+    assert!(!fragments.is_empty());
+    for fragment in fragments {
+        let fields: String = fragment.lines().map(|line| format!("    {line}\n")).collect();
+        verified(&file(&format!("version: 1\nstages:\n  - id: a\n    name: A\n    acceptance: [make]\n{fields}")));
+    }
 }
 
 #[test]
