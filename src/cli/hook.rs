@@ -22,6 +22,7 @@ use crate::model::effect::Answer;
 use crate::model::event::Request;
 use crate::model::ids::{SessionId, StageId};
 use crate::model::session::Activity;
+use crate::model::stage::StateKind;
 use crate::model::usage::Usage;
 
 /// How long a client whose turn failed may take to write its transcript, and how often that is looked at.
@@ -267,8 +268,8 @@ impl Session {
             client.subscribe()?;
             loop {
                 let status = client.next_status()?;
-                let row = status.stages.iter().find(|row| row.id == self.stage.as_str());
-                if row.is_none_or(|row| row.state != "verifying") {
+                let row = status.stages.iter().find(|row| row.id == self.stage);
+                if row.is_none_or(|row| row.state != StateKind::Verifying) {
                     return Ok(());
                 }
             }

@@ -7,6 +7,8 @@ use super::ui;
 use crate::base::text::{count, printable};
 use crate::config::Config;
 use crate::model::attention::AttentionKind;
+use crate::model::ids::StageId;
+use crate::model::stage::StateKind;
 use crate::wire::picture::{label, mark, render};
 use crate::wire::status::{AttentionRow, PhaseOfPlan, StageRow, Status};
 
@@ -18,7 +20,7 @@ pub fn status(status: &Status, color: bool) {
 /// Turns statuses into lines about what changed, for `--watch`.
 #[derive(Debug, Default)]
 pub struct Seen {
-    stages: BTreeMap<String, String>,
+    stages: BTreeMap<StageId, String>,
     gates: Vec<String>,
     notices: Vec<String>,
 }
@@ -32,7 +34,7 @@ impl Seen {
             let known = self.stages.insert(stage.id.clone(), text.clone());
             let is_news = match &known {
                 Some(before) => *before != text,
-                None => stage.state != "waiting" && stage.state != "ready",
+                None => stage.state != StateKind::Waiting && stage.state != StateKind::Ready,
             };
             if is_news {
                 lines.push(format!("{} {}", mark(stage), text));
@@ -60,8 +62,8 @@ fn sentence(stage: &StageRow) -> String {
         Some(n) if n > 1 => format!(" (attempt {n})"),
         _ => String::new(),
     };
-    let detail = match stage.state.as_str() {
-        "waiting" => String::new(),
+    let detail = match stage.state {
+        StateKind::Waiting => String::new(),
         _ => stage.detail.as_deref().map(|text| format!(": {}", printable(text))).unwrap_or_default(),
     };
     format!("{} {}{attempt}{detail}", stage.id, label(stage))
@@ -104,7 +106,7 @@ pub fn waits_for_you(status: &Status) -> bool {
 
 /// The last words of `--watch`.
 pub fn epilogue(status: &Status) {
-    let merged = status.stages.iter().filter(|stage| stage.state == "merged").count();
+    let merged = status.stages.iter().filter(|stage| stage.state == StateKind::Merged).count();
     let total = status.stages.len();
     let waits = waits_for_you(status);
     match status.phase {
@@ -134,8 +136,7 @@ pub fn epilogue(status: &Status) {
 /// The failed checks of the newest verdict, with the end of their output.
 pub fn failed_checks(place: &Place, row: &StageRow) {
     let Ok(read) = crate::daemon::ReadOnly::open(&place.layout) else { return };
-    let stage =
-        read.world.run.as_ref().and_then(|run| run.stages.values().find(|stage| stage.spec.id.as_str() == row.id));
+    let stage = read.world.run.as_ref().and_then(|run| run.stages.values().find(|stage| stage.spec.id == row.id));
     if let Some(failure) = stage.and_then(|stage| stage.failures.last()) {
         ui::line(printable(&crate::kernel::text::for_agent(failure)));
     }

@@ -104,12 +104,12 @@ fn row(world: &World, run: &Run, stage: &Stage, spent: Spent, now: Timestamp) ->
         _ => (None, None),
     };
     StageRow {
-        id: spec.id.to_string(),
+        id: spec.id.clone(),
         name: spec.name.clone(),
-        state: stage.state.kind().as_str().to_owned(),
+        state: stage.state.kind(),
         detail: detail(run, stage, now),
         reason: reason(stage),
-        dependencies: spec.dependencies.iter().map(ToString::to_string).collect(),
+        dependencies: spec.dependencies.clone(),
         held: stage.held,
         attempt: has_begun.then_some(stage.attempts),
         session: stage.state.lease().map(ToString::to_string),
@@ -121,7 +121,7 @@ fn row(world: &World, run: &Run, stage: &Stage, spent: Spent, now: Timestamp) ->
         checks: ChecksRow {
             passed: stage.checks.iter().filter(|check| check.holds()).count(),
             failed: stage.checks.iter().filter(|check| !check.holds()).count(),
-            total: run.required(spec).count(),
+            total: run.required(stage).count(),
         },
         used: used_row(spent.since(stage.helping)),
         budget: budget_row(budget::of_stage(world, stage)),
@@ -270,21 +270,18 @@ fn may_hang(session: &Session, suspicion: &Suspicion, now: Timestamp) -> String 
 }
 
 fn waits_for(run: &Run, stage: &Stage) -> String {
-    let open: Vec<String> = stage
-        .spec
-        .dependencies
-        .iter()
-        .filter_map(|id| run.stages.get(id))
-        .filter(|stage| !stage.state.lets_dependents_start())
-        .map(|stage| match &stage.state {
-            StageState::Skipped { .. } => format!("`{}`, which was skipped", stage.spec.id),
-            _ => format!("`{}`", stage.spec.id),
-        })
-        .collect();
-    if open.is_empty() {
-        "starts with the next `loom run`".to_owned()
-    } else {
-        format!("waits for {}", open.join(", "))
+    let mut text = String::new();
+    for open in stage.spec.dependencies.iter().filter_map(|id| run.stages.get(id)) {
+        if open.state.lets_dependents_start() {
+            continue;
+        }
+        text.push_str(if text.is_empty() { "waits for `" } else { ", `" });
+        text.push_str(open.spec.id.as_str());
+        text.push_str(if matches!(open.state, StageState::Skipped { .. }) { "`, which was skipped" } else { "`" });
+    }
+    match text.is_empty() {
+        true => "starts with the next `loom run`".to_owned(),
+        false => text,
     }
 }
 

@@ -93,8 +93,8 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
     {
         return Ok(Verified { commit: submitted, bundle: place.evidence.clone(), checks: vec![failed] });
     }
-    let all = run.checks_of(&stage.spec);
-    let suite = Suite { checks: &all, criteria: &stage.spec.criteria, impact: run.impact_of(id) };
+    let all = run.checks_of(stage);
+    let suite = Suite { checks: &all, criteria: &stage.spec.criteria, impact: run.impact_of(stage) };
     let (files, touched) = (own.files()?, touched_paths(git, &base, &tree)?);
     let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &stage.spec.working_dir };
     let put_back = || own.put_back(&tree).map_err(std::io::Error::other);

@@ -418,9 +418,8 @@ impl Run {
     }
 
     /// What the plan asks of a stage: until it has landed, what its proof began with.
-    pub(super) fn acceptance_of(&self, stage: &StageId) -> &[Check] {
-        let asked = self.stages.get(stage).and_then(|stage| stage.asked.as_deref());
-        asked.unwrap_or(&self.plan.acceptance)
+    pub(super) fn acceptance_of<'a>(&'a self, stage: &'a Stage) -> &'a [Check] {
+        stage.asked.as_deref().unwrap_or(&self.plan.acceptance)
     }
 }
 

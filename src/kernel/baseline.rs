@@ -17,20 +17,18 @@ use crate::model::stage::{CheckResult, StageState};
 impl Run {
     /// The comparison of a whole suite that this stage's proof makes. One that was begun for an
     /// earlier version of the plan makes none: it is proven again anyway.
-    pub fn impact_of(&self, stage: &StageId) -> Option<&ChangeImpact> {
-        if self.stages.get(stage).is_some_and(|stage| stage.asked.is_some()) {
-            return None;
-        }
-        self.plan.change_impact.as_ref().filter(|impact| impact.policy != ImpactPolicy::Skip)
+    pub fn impact_of(&self, stage: &Stage) -> Option<&ChangeImpact> {
+        let impact = self.plan.change_impact.as_ref().filter(|_| stage.asked.is_none());
+        impact.filter(|impact| impact.policy != ImpactPolicy::Skip)
     }
 
     /// Whether what its checks do on the base can make a difference to this stage.
     pub fn needs_baseline(&self, stage: &Stage) -> bool {
         let spec = &stage.spec;
-        if self.impact_of(&spec.id).is_some() {
+        if self.impact_of(stage).is_some() {
             return true;
         }
-        let checks = self.checks_of(spec);
+        let checks = self.checks_of(stage);
         if spec.stage_type.may_change_nothing() {
             return checks.iter().any(|check| check.policy == Policy::Warn);
         }
@@ -77,9 +75,9 @@ pub(super) fn due(world: &World, run: &Run) -> Option<Effect> {
     Some(Effect::LookAtBase(Box::new(Look {
         stage: spec.id.clone(),
         base: stage.base.clone()?,
-        checks: run.checks_of(spec),
+        checks: run.checks_of(stage),
         criteria: spec.criteria.clone(),
-        impact: run.impact_of(&spec.id).cloned(),
+        impact: run.impact_of(stage).cloned(),
         setup: super::due::setup_of(spec).into_iter().collect(),
         working_dir: spec.working_dir.clone(),
         kept: world.kept.clone(),
@@ -109,9 +107,9 @@ pub fn is_unproven(run: &Run, stage: &Stage, results: &[CheckResult]) -> bool {
             Some(check) => check.guard,
             // What the plan asks of every stage, and of unused code, holds before and after.
             None => {
-                run.acceptance_of(&spec.id).iter().any(|check| check.command == result.command)
+                run.acceptance_of(stage).iter().any(|check| check.command == result.command)
                     || spec.criteria.dead_code.as_ref().is_some_and(|dead| dead.command == result.command)
-                    || run.impact_of(&spec.id).is_some_and(|impact| impact.label() == result.command)
+                    || run.impact_of(stage).is_some_and(|impact| impact.label() == result.command)
             }
         }
     };

@@ -18,7 +18,7 @@ use crate::model::stage::StageState;
 /// and that nobody has disputed before.
 pub(super) fn disputed(run: &Run, stage: &Stage, number: u32, reason: &str) -> Result<Disputed, Refusal> {
     let id = &stage.spec.id;
-    let all = run.required(&stage.spec).map(Cow::into_owned).collect::<Vec<_>>();
+    let all = run.required(stage).map(Cow::into_owned).collect::<Vec<_>>();
     let at = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
     let Some(name) = at.and_then(|at| all.get(at)).cloned() else {
         let refusal = Refusal::user(format!("stage `{id}` has no check {number}"));
@@ -80,7 +80,7 @@ pub(super) fn settled_by<'a>(run: &'a Run, stage: &Stage, plan: &Plan, spec: &St
     let StageState::Gated { gate, .. } = &stage.state else { return None };
     let gate = run.gates.get(gate).filter(|gate| gate.answer.is_none())?;
     let GateSubject::Dispute { check, .. } = &gate.subject else { return None };
-    let was = definitions(&stage.spec, run.acceptance_of(&spec.id), &check.name);
+    let was = definitions(&stage.spec, run.acceptance_of(stage), &check.name);
     (was != definitions(spec, &plan.acceptance, &check.name)).then_some(gate)
 }
 

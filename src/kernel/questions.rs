@@ -17,22 +17,24 @@ impl Run {
         spec.dependencies.iter().all(|id| self.stages.get(id).is_some_and(|stage| stage.state.lets_dependents_start()))
     }
     /// The checks that decide about a stage: its own, then the plan's.
-    pub fn checks_of(&self, spec: &StageSpec) -> Vec<Check> {
-        spec.checks.iter().chain(self.acceptance_of(&spec.id)).cloned().collect()
+    pub fn checks_of(&self, stage: &Stage) -> Vec<Check> {
+        stage.spec.checks.iter().chain(self.acceptance_of(stage)).cloned().collect()
     }
     /// The names of all results that a verdict about a stage has.
-    pub fn required<'a>(&'a self, spec: &'a StageSpec) -> impl Iterator<Item = Cow<'a, str>> {
-        let checks = spec.checks.iter().chain(self.acceptance_of(&spec.id));
+    pub fn required<'a>(&'a self, stage: &'a Stage) -> impl Iterator<Item = Cow<'a, str>> {
+        let spec = &stage.spec;
+        let checks = spec.checks.iter().chain(self.acceptance_of(stage));
         let commands = checks.map(|check| check.command.as_str()).chain(spec.criteria.commands());
-        let impact = self.impact_of(&spec.id).map(|impact| Cow::Owned(impact.label()));
+        let impact = self.impact_of(stage).map(|impact| Cow::Owned(impact.label()));
         commands.map(Cow::Borrowed).chain(impact).chain(spec.criteria.labels().map(Cow::Owned))
     }
     /// Whether the plan only warns of a failure of this result that it names.
-    pub fn tolerates(&self, spec: &StageSpec, result: &CheckResult) -> bool {
+    pub fn tolerates(&self, stage: &Stage, result: &CheckResult) -> bool {
+        let spec = &stage.spec;
         let warns = |check: &Check| check.command == result.command && check.policy == Policy::Warn;
-        let checks = spec.checks.iter().chain(&spec.criteria.after).chain(self.acceptance_of(&spec.id));
+        let checks = spec.checks.iter().chain(&spec.criteria.after).chain(self.acceptance_of(stage));
         let is_old = result.base == Some(OnBase::SameFailure) && checks.into_iter().any(warns);
-        let impact = self.impact_of(&spec.id).filter(|impact| impact.policy == ImpactPolicy::Warn);
+        let impact = self.impact_of(stage).filter(|impact| impact.policy == ImpactPolicy::Warn);
         result.tolerated && (is_old || impact.is_some_and(|impact| impact.label() == result.command))
     }
     /// Sessions whose process may still run.

@@ -93,21 +93,21 @@ fn check_stage(run: &Run, stage: &Stage, change: &StageChange, ended: &[&Session
             if checks.is_empty() && stage.approved.is_none() {
                 return Err(violation("R15", format!("stage `{id}` is proven by nothing")));
             }
-            let holds = |check: &&CheckResult| check.passed || run.tolerates(&stage.spec, check);
+            let holds = |check: &&CheckResult| check.passed || run.tolerates(stage, check);
             if let Some(check) = checks.iter().find(|check| !holds(check)) {
                 return Err(violation("R2", format!("stage `{id}` has the failed check `{}`", check.command)));
             }
-            let mut required = run.required(&stage.spec);
+            let mut required = run.required(stage);
             if let Some(missing) = required.find(|want| !checks.iter().any(|got| got.command == **want)) {
                 return Err(violation("R18", format!("stage `{id}` was not judged by {missing}")));
             }
         }
         StageChange::ProvenAgain { checks, .. } => {
-            let holds = |check: &CheckResult| check.passed || run.tolerates(&stage.spec, check);
+            let holds = |check: &CheckResult| check.passed || run.tolerates(stage, check);
             if checks.is_empty() || !checks.iter().all(holds) {
                 return Err(violation("R2", format!("stage `{id}` is proven again by checks that did not pass")));
             }
-            let mut required = run.required(&stage.spec);
+            let mut required = run.required(stage);
             if let Some(missing) = required.find(|want| !checks.iter().any(|got| got.command == **want)) {
                 return Err(violation("R18", format!("stage `{id}` was not judged again by {missing}")));
             }

@@ -276,7 +276,7 @@ pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
         StageState::Waiting | StageState::Ready { .. } => {
             let skipped = stage.spec.dependencies.iter().find(|dependency| {
                 matches!(
-                    run.stages.get(dependency).map(|stage| &stage.state),
+                    run.stages.get(*dependency).map(|stage| &stage.state),
                     Some(StageState::Skipped { go_on: false, .. })
                 )
             })?;

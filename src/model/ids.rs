@@ -1,9 +1,11 @@
 //! Identifiers. Every id is a validated newtype: a path, a ref or an argument
-//! is only ever built from one of these, never from free text.
+//! is only ever built from one of these, never from free text. They are named all over the world:
+//! a copy shares its text.
 
 use std::fmt;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,16 +44,16 @@ fn check_name(text: &str) -> Result<(), &'static str> {
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:path) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Parses `text`, or says what is wrong with it.
             pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
                 let text = text.into();
                 match $check(&text) {
-                    Ok(()) => Ok(Self(text)),
+                    Ok(()) => Ok(Self(text.into())),
                     Err(why) => Err(IdError { what: $what, text, why }),
                 }
             }
@@ -59,9 +61,19 @@ macro_rules! text_id {
                 &self.0
             }
         }
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
+            }
+        }
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
         impl TryFrom<String> for $name {
@@ -72,7 +84,7 @@ macro_rules! text_id {
         }
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.0.as_ref().into()
             }
         }
         impl std::str::FromStr for $name {
@@ -126,11 +138,11 @@ fn check_oid(text: &str) -> Result<(), &'static str> {
 impl SessionId {
     /// The `fence`-th session of `stage`.
     pub fn of(stage: &StageId, fence: u32) -> Self {
-        Self(format!("{stage}.{fence}"))
+        Self(format!("{stage}.{fence}").into())
     }
     /// The stage part.
     pub fn stage(&self) -> StageId {
-        StageId(self.0.rsplit_once('.').map_or_else(String::new, |(stage, _)| stage.to_owned()))
+        StageId(self.0.rsplit_once('.').map_or("", |(stage, _)| stage).into())
     }
 }
 

@@ -47,9 +47,9 @@ fn signal(layout: &Layout, run: &Run, stage: &Stage, session: &SessionId) -> Str
     super::advice::push(&mut out, run, spec);
     out.push_str("\n## Checks that decide\n\nLoom runs them itself, on your commit merged with the plan branch:\n\n");
     let impact = run
-        .impact_of(id)
+        .impact_of(stage)
         .map(|impact| format!("`{}`, which must not name failures that were not there before", impact.now()));
-    let of_stage = run.checks_of(spec).into_iter().map(|check| check.in_words());
+    let of_stage = run.checks_of(stage).into_iter().map(|check| check.in_words());
     let criteria = spec.criteria.commands_in_words().chain(impact).chain(spec.criteria.labels());
     // In the order of `Run::required`: `loom stage dispute` names them by number.
     for (at, check) in of_stage.chain(criteria).enumerate() {

@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Write};
 
 use crate::base::text::printable;
 use crate::model::budget::short;
+use crate::model::stage::StateKind;
 use crate::wire::status::{BudgetRow, PhaseOfPlan, StageRow, Status, UsedRow};
 
 /// Colours by meaning.
@@ -73,7 +74,7 @@ pub fn render(status: &Status, color: bool) -> String {
         let _ = writeln!(out, "{}", toned(format_args!("budget: {words}"), Tone::Dim, color));
     }
     out.push('\n');
-    let width = status.stages.iter().map(|stage| stage.id.len()).max().unwrap_or(0);
+    let width = status.stages.iter().map(|stage| stage.id.as_str().len()).max().unwrap_or(0);
     for stage in &status.stages {
         let _ = line_of(&mut out, status, stage, width, color);
     }
@@ -141,19 +142,19 @@ fn gauge(status: &Status, stage: &StageRow, color: bool) -> String {
 
 /// The state in a word.
 pub fn label(stage: &StageRow) -> &str {
-    if stage.held && stage.state == "ready" { "held" } else { &stage.state }
+    if stage.held && stage.state == StateKind::Ready { "held" } else { stage.state.as_str() }
 }
 
 /// The state in a sign.
 pub fn mark(stage: &StageRow) -> &'static str {
-    match stage.state.as_str() {
-        "merged" => "✓",
-        "running" => "●",
-        "verifying" => "◐",
-        "blocked" => "✗",
-        "gated" => "?",
-        "skipped" => "–",
-        "ready" => "○",
+    match stage.state {
+        StateKind::Merged => "✓",
+        StateKind::Running => "●",
+        StateKind::Verifying => "◐",
+        StateKind::Blocked => "✗",
+        StateKind::Gated => "?",
+        StateKind::Skipped => "–",
+        StateKind::Ready => "○",
         _ => "·",
     }
 }
@@ -164,11 +165,11 @@ pub fn sign(stage: &StageRow, color: bool) -> String {
 }
 
 fn tone(stage: &StageRow) -> Tone {
-    match stage.state.as_str() {
-        "merged" => Tone::Good,
-        "running" | "verifying" => Tone::Busy,
-        "blocked" => Tone::Bad,
-        "gated" => Tone::Waits,
+    match stage.state {
+        StateKind::Merged => Tone::Good,
+        StateKind::Running | StateKind::Verifying => Tone::Busy,
+        StateKind::Blocked => Tone::Bad,
+        StateKind::Gated => Tone::Waits,
         _ => Tone::Dim,
     }
 }

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::attention::AttentionKind;
+use crate::model::ids::StageId;
+use crate::model::stage::StateKind;
 
 /// Version of this format; raised when a field changes its meaning or goes.
 pub const STATUS_VERSION: u32 = 1;
@@ -74,16 +76,16 @@ pub struct DaemonRow {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageRow {
-    pub id: String,
+    pub id: StageId,
     pub name: String,
     /// CONTRACT section 2, kebab case.
-    pub state: String,
+    pub state: StateKind,
     /// What is going on inside the state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ReasonRow>,
-    pub dependencies: Vec<String>,
+    pub dependencies: Vec<StageId>,
     pub held: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,

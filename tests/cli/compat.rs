@@ -55,7 +55,7 @@ fn meaning(world: &World) -> String {
         let code = stage.reason.map(|reason| reason.code).unwrap_or_default();
         let (attempt, landed) = (stage.attempt.unwrap_or_default(), stage.merged_commit.unwrap_or_default());
         let held = if stage.held { "held" } else { "" };
-        lines.push(format!("stage {} {} {code} {held} attempt {attempt} {landed}", stage.id, stage.state));
+        lines.push(format!("stage {} {} {code} {held} attempt {attempt} {landed}", stage.id, stage.state.as_str()));
     }
     for session in status.sessions {
         lines.push(format!("session {} {}", session.id, session.state));

@@ -198,7 +198,7 @@ fn is_a_good_move(o: &mut Outside, run: &Run, before: usize, tip: usize) {
         (Some(stage), _) => {
             let id = stage.rsplit('/').next().and_then(|id| StageId::new(id).ok());
             let known = id.and_then(|id| run.stages.get(&id));
-            known.map_or(Vec::new(), |stage| run.checks_of(&stage.spec))
+            known.map_or(Vec::new(), |stage| run.checks_of(stage))
         }
         (None, Some(_)) => run.plan.acceptance.clone(),
         _ => return o.memory.violate("I3", "the plan branch was moved to a commit that Loom did not make"),

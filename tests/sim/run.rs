@@ -581,7 +581,7 @@ impl Sim {
 fn brief(status: &loom::wire::status::Status) -> String {
     let stages = status.stages.iter().map(|stage| {
         let reason = stage.reason.as_ref().map(|reason| format!(" ({}: {})", reason.code, reason.text));
-        format!("{} {}{}", stage.id, stage.state, reason.unwrap_or_default())
+        format!("{} {}{}", stage.id, stage.state.as_str(), reason.unwrap_or_default())
     });
     format!(
         "{:?}; notices: {:?}; next: {:?}; {}",

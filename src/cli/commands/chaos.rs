@@ -14,6 +14,7 @@ use crate::cli::failure::{Failure, exit};
 use crate::cli::playground::{Interrupts, Playground};
 use crate::cli::ui;
 use crate::client;
+use crate::model::stage::StateKind;
 
 /// Kills in one repository.
 const KILLS_A_PLAN: usize = 8;
@@ -160,8 +161,8 @@ impl Ground {
             if is_over && status.phase == crate::wire::status::PhaseOfPlan::Complete {
                 return Ok(());
             }
-            for row in status.stages.iter().filter(|row| row.state == "blocked") {
-                self.loom(&["stage", "retry", &row.id], orders)?;
+            for row in status.stages.iter().filter(|row| row.state == StateKind::Blocked) {
+                self.loom(&["stage", "retry", row.id.as_str()], orders)?;
             }
         }
         Err(Failure::new(exit::WORK, "the plan does not end"))

@@ -15,6 +15,7 @@ use crate::cli::place::Place;
 use crate::cli::ui;
 use crate::client;
 use crate::daemon::{BootError, ReadOnly};
+use crate::model::ids::StageId;
 use crate::model::plan::{Plan, StageSpec};
 use crate::planfile::{self, Severity};
 use crate::wire::picture::{label, mark, sign};
@@ -23,7 +24,7 @@ use crate::wire::status::StageRow;
 /// What is drawn: a plan, and how far its stages are where it is carried out.
 struct Drawn {
     plan: Plan,
-    rows: BTreeMap<String, StageRow>,
+    rows: BTreeMap<StageId, StageRow>,
 }
 
 pub fn run(place: impl FnOnce() -> Result<Place, Failure>, args: &Graph) -> Result<u8, Failure> {
@@ -89,7 +90,7 @@ impl Drawn {
         for (n, wave) in waves.iter().enumerate() {
             for (at, id) in wave.iter().enumerate() {
                 let number = if at == 0 { (n + 1).to_string() } else { String::new() };
-                let row = self.rows.get(id);
+                let row = self.rows.get(id.as_str());
                 let sign = row.map_or("·".to_owned(), |row| sign(row, color));
                 let state = row.map(|row| format!("  {:<9}", label(row))).unwrap_or_default();
                 let arrow = dependents.get(id.as_str()).map(|then| format!("  → {}", then.join(", ")));

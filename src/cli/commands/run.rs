@@ -23,6 +23,7 @@ use crate::model::attention::{AttentionKind, Channels, Notification};
 use crate::model::event::{Defaults, RunOptions};
 use crate::model::plan::{Agent, BackendKind};
 use crate::model::refusal::Refusal;
+use crate::model::stage::StateKind;
 use crate::model::terminal::Terminal;
 use crate::notify;
 use crate::wire::status::{PhaseOfPlan, Status};
@@ -64,7 +65,7 @@ fn preflight(place: &Place, args: &Run, config: &Config) -> Result<(), Failure> 
         return Err(BootError::from(trouble).into());
     }
     let Some(run) = &read.world.run else { return Err(BootError::NoPlan.into()) };
-    if let Some(stage) = args.stage.as_ref().filter(|stage| !run.stages.contains_key(stage)) {
+    if let Some(stage) = args.stage.as_ref().filter(|stage| !run.stages.contains_key(*stage)) {
         return Err(unknown_stage(run, stage.as_str()).into());
     }
     place.git.check_ready()?;
@@ -388,7 +389,7 @@ fn code_of(status: &Status) -> u8 {
         PhaseOfPlan::Complete if show::waits_for_you(status) => exit::WAITING,
         PhaseOfPlan::Complete | PhaseOfPlan::Working | PhaseOfPlan::NoPlan => exit::OK,
         PhaseOfPlan::WaitingForPerson => {
-            let is_blocked = status.stages.iter().any(|stage| stage.state == "blocked");
+            let is_blocked = status.stages.iter().any(|stage| stage.state == StateKind::Blocked);
             if is_blocked { exit::WORK } else { exit::WAITING }
         }
         PhaseOfPlan::Stopped => exit::INTERRUPTED,

@@ -17,6 +17,7 @@ use crate::model::gate::{Disputed, GateSubject};
 use crate::model::ids::{GateId, StageId};
 use crate::model::limits::COMPLETE_WAIT;
 use crate::model::stage::StageState;
+use crate::model::stage::StateKind;
 use crate::wire::status::StageRow;
 
 pub fn run(place: &Place, verb: Verb) -> Result<u8, Failure> {
@@ -153,20 +154,20 @@ fn verdict(place: &Place, stage: &StageId, wait: Option<Duration>) -> Result<Opt
                 None => return Ok(None),
             },
         };
-        let row = status.stages.into_iter().find(|row| row.id == stage.as_str());
-        if let Some(row) = row.filter(|row| row.state != "verifying") {
+        let row = status.stages.into_iter().find(|row| row.id == *stage);
+        if let Some(row) = row.filter(|row| row.state != StateKind::Verifying) {
             return Ok(Some(row));
         }
     }
 }
 
 fn report(place: &Place, row: &StageRow) -> Result<u8, Failure> {
-    match row.state.as_str() {
-        "merged" => {
+    match row.state {
+        StateKind::Merged => {
             ui::line(format!("stage `{}` is proven and landed. The work is done: end your turn.", row.id));
             Ok(exit::OK)
         }
-        "gated" => {
+        StateKind::Gated => {
             ui::line(format!(
                 "stage `{}` waits for a person: {}. End your turn.",
                 row.id,
@@ -175,10 +176,12 @@ fn report(place: &Place, row: &StageRow) -> Result<u8, Failure> {
             Ok(exit::WAITING)
         }
         _ => {
-            let view = StageId::from_str(&row.id)
-                .ok()
-                .and_then(|id| fs_err::read_to_string(place.layout.stage_view(&id)).ok());
-            ui::line(format!("stage `{}` is not accepted: {}", row.id, row.detail.as_deref().unwrap_or(&row.state)));
+            let view = fs_err::read_to_string(place.layout.stage_view(&row.id)).ok();
+            ui::line(format!(
+                "stage `{}` is not accepted: {}",
+                row.id,
+                row.detail.as_deref().unwrap_or(row.state.as_str())
+            ));
             show::failed_checks(place, row);
             if view.is_none() {
                 ui::note("Next: loom signal");

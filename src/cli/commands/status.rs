@@ -18,14 +18,14 @@ pub fn run(place: &Place, args: &Status) -> Result<u8, Failure> {
     }
     let mut status = client::status(&place.layout)?;
     if let Some(wanted) = &args.stage {
-        if !status.stages.iter().any(|stage| stage.id == wanted.as_str()) {
+        if !status.stages.iter().any(|stage| stage.id == *wanted) {
             let read = ReadOnly::open(&place.layout)?;
             return Err(match &read.world.run {
                 Some(run) => crate::kernel::unknown_stage(run, wanted.as_str()).into(),
                 None => crate::daemon::BootError::NoPlan.into(),
             });
         }
-        status.stages.retain(|stage| stage.id == wanted.as_str());
+        status.stages.retain(|stage| stage.id == *wanted);
         status.sessions.retain(|session| session.stage == wanted.as_str());
         status.gates.retain(|gate| gate.stage.as_deref() == Some(wanted.as_str()));
         status.next = next_of(&status, wanted.as_str());
@@ -46,7 +46,7 @@ pub fn run(place: &Place, args: &Status) -> Result<u8, Failure> {
 
 /// What to type about one stage: its own way out, else what lets the plan go on, else where to look.
 fn next_of(status: &wire::status::Status, stage: &str) -> Vec<String> {
-    let own = status.stages.iter().find(|row| row.id == stage).and_then(|row| row.next.clone());
+    let own = status.stages.iter().find(|row| row.id.as_str() == stage).and_then(|row| row.next.clone());
     let attach = format!("loom attach {stage}");
     let is_of_all = |next: &&String| **next == attach || *next == "loom run";
     let mut next: Vec<String> = own.into_iter().collect();

@@ -118,7 +118,7 @@ fn a_proof_without_the_plans_comparison_does_not_count() {
     let required = |sim: &mut Sim, policy| {
         let run = sim.world.run.as_mut().unwrap();
         run.plan.change_impact = Some(impact(policy));
-        run.required(&spec("a", &[], command())).map(std::borrow::Cow::into_owned).collect::<Vec<_>>()
+        run.required(&run.stages[&id("a")]).map(std::borrow::Cow::into_owned).collect::<Vec<_>>()
     };
     assert_eq!(required(&mut sim, ImpactPolicy::Skip), ["true"]);
     assert_eq!(required(&mut sim, ImpactPolicy::Fail), ["true", "change impact `make`"]);
