@@ -6,11 +6,14 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{HASH_FIELD, JournalError, Lost, NO_HASH, Record};
 use crate::base::text::sha256;
 use crate::model::anchor::Anchor;
+use crate::model::event::{Ground, PlanSource};
 use crate::model::fact::{FACT_VERSION, Fact};
+use crate::model::plan::Plan;
 
 /// What a reading found besides the records.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +174,7 @@ fn parse(line: &[u8], tail: &Tail) -> Result<(Record, String, Vec<String>), Stri
         return Err("its content does not match its hash".to_owned());
     }
     let json = format!("{body}}}");
-    let (record, unknown) = match serde_json::from_str::<Record>(&json) {
+    let (record, unknown) = match record(&json) {
         Ok(record) => (record, Vec::new()),
         Err(_) => newer(&json)?,
     };
@@ -182,6 +185,54 @@ fn parse(line: &[u8], tail: &Tail) -> Result<(Record, String, Vec<String>), Stri
         return Err(format!("it has number {} and should have {}", record.seq, tail.next_seq));
     }
     Ok((record, hash.to_owned(), unknown))
+}
+
+/// How the facts begin that hold a whole plan.
+const LOADED: &str = r#"{"fact":"plan-loaded","#;
+const AMENDED: &str = r#"{"fact":"plan-amended","#;
+
+fn record(json: &str) -> serde_json::Result<Record> {
+    #[derive(Deserialize)]
+    struct Apart<'a> {
+        v: u32,
+        seq: u64,
+        at: Timestamp,
+        cause: String,
+        prev: String,
+        #[serde(borrow)]
+        facts: Vec<&'a RawValue>,
+    }
+    if !json.contains(LOADED) && !json.contains(AMENDED) {
+        return serde_json::from_str(json);
+    }
+    let Apart { v, seq, at, cause, prev, facts } = serde_json::from_str(json)?;
+    let facts = facts.into_iter().map(|fact| plan_or_other(fact.get())).collect::<Result<_, _>>()?;
+    Ok(Record { v, seq, at, cause, prev, facts })
+}
+
+/// Until serde has found the tag of a fact it holds all of it, field by field: of a plan of a
+/// thousand stages that is more than the plan. Loom writes the tag first.
+fn plan_or_other(fact: &str) -> serde_json::Result<Fact> {
+    #[derive(Deserialize)]
+    struct Loaded {
+        plan: Box<Plan>,
+        source: PlanSource,
+        ground: Ground,
+    }
+    #[derive(Deserialize)]
+    struct Amended {
+        plan: Box<Plan>,
+        source: PlanSource,
+    }
+    if fact.starts_with(LOADED) {
+        let Loaded { plan, source, ground } = serde_json::from_str(fact)?;
+        Ok(Fact::PlanLoaded { plan, source, ground })
+    } else if fact.starts_with(AMENDED) {
+        let Amended { plan, source } = serde_json::from_str(fact)?;
+        Ok(Fact::PlanAmended { plan, source })
+    } else {
+        serde_json::from_str(fact)
+    }
 }
 
 /// What this version understands of a record that somebody wrote on purpose: its hash is right.

@@ -44,7 +44,7 @@ fn spec(name: &str, after: &[&str], agent: Agent) -> StageSpec {
         name: format!("Do {name}"),
         description: String::new(),
         dependencies: after.iter().map(|name| id(name)).collect(),
-        checks: vec![Check::command("true")],
+        checks: [Check::command("true")].into(),
         files: Vec::new(),
         working_dir: ".".to_owned(),
         stage_type: StageType::Standard,

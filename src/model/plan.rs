@@ -61,7 +61,7 @@ pub struct StageSpec {
     pub description: String,
     pub dependencies: Vec<StageId>,
     /// `acceptance`, `truths` and `truth_checks`, in this order.
-    pub checks: Vec<Check>,
+    pub checks: Box<[Check]>,
     /// Everything else that proves the stage.
     #[serde(default, skip_serializing_if = "Criteria::is_empty")]
     pub criteria: Criteria,

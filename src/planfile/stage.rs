@@ -66,7 +66,7 @@ impl Reader<'_, '_> {
             name,
             description: description.unwrap_or_default(),
             dependencies: dependencies.iter().filter_map(|(id, _)| StageId::new(*id).ok()).collect(),
-            checks,
+            checks: checks.into(),
             files,
             working_dir,
             stage_type: stage_type.map_or_else(StageType::default, named_type),

@@ -157,7 +157,7 @@ mod tests {
             name: format!("Do {id}"),
             description: "As it says.".to_owned(),
             dependencies: dependencies.iter().map(|id| StageId::new(*id).unwrap()).collect(),
-            checks: vec![Check::command("make test")],
+            checks: [Check::command("make test")].into(),
             files: Vec::new(),
             working_dir: ".".to_owned(),
             stage_type: StageType::Standard,

@@ -108,7 +108,7 @@ pub fn plan(dice: &mut Dice, name: &str) -> Plan {
             name: format!("Stage {at}"),
             description: String::new(),
             dependencies: (0..at).filter(|_| dice.chance(density)).map(id).collect(),
-            checks: vec![Check::command(format!("own {at}"))],
+            checks: [Check::command(format!("own {at}"))].into(),
             files: Vec::new(),
             working_dir: ".".to_owned(),
             stage_type: if dice.chance(60) { StageType::IntegrationVerify } else { StageType::Standard },

@@ -31,7 +31,6 @@ pub struct Running {
     result: Option<Proof>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "it lives for one phase")]
 enum Next {
     Phase,
     Stay,

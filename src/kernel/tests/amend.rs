@@ -8,7 +8,7 @@ use crate::kernel::amend::{Amendment, Consequence, amendment};
 /// The plan of [`states`] with another check for `a`.
 pub(super) fn new_plan(restart: &[&str]) -> Request {
     let mut plan = Sim::new(vec![spec("a", &[], claude()), spec("b", &["a"], command())]).world.run.unwrap().plan;
-    stage(&mut plan, "a").checks = vec![Check::command("make new")];
+    stage(&mut plan, "a").checks = [Check::command("make new")].into();
     plan.acceptance = vec![Check::command("make all")];
     Request::ApplyPlan {
         plan: Box::new(plan),
@@ -126,7 +126,7 @@ fn a_stage_that_is_told_to_restart_gets_a_new_session_with_the_new_version() {
 #[test]
 fn a_landing_with_new_checks_is_proven_again_where_the_plan_branch_is() {
     let mut sim = landed();
-    amended(&mut sim, &[], |plan| stage(plan, "a").checks = vec![Check::command("new")]);
+    amended(&mut sim, &[], |plan| stage(plan, "a").checks = [Check::command("new")].into());
     sim.schedule();
     let asked = due(&sim.world).into_iter().find_map(|effect| match effect {
         Effect::Prove(prove) => Some(prove),
@@ -144,7 +144,7 @@ fn a_landing_with_new_checks_is_proven_again_where_the_plan_branch_is() {
 #[test]
 fn a_landing_whose_new_checks_fail_starts_over_and_is_told_why() {
     let mut sim = landed();
-    amended(&mut sim, &[], |plan| stage(plan, "a").checks = vec![Check::command("new")]);
+    amended(&mut sim, &[], |plan| stage(plan, "a").checks = [Check::command("new")].into());
     sim.schedule();
     proved_again(&mut sim, "a", red());
     let run = sim.world.run.as_ref().unwrap();
@@ -157,7 +157,7 @@ fn a_landing_whose_new_checks_fail_starts_over_and_is_told_why() {
 #[test]
 fn a_proof_that_could_not_be_run_again_waits_for_a_person() {
     let mut sim = landed();
-    amended(&mut sim, &[], |plan| stage(plan, "a").checks = vec![Check::command("new")]);
+    amended(&mut sim, &[], |plan| stage(plan, "a").checks = [Check::command("new")].into());
     sim.schedule();
     proved_again(&mut sim, "a", Proof::Broken { why: "disk full".to_owned() });
     assert!(sim.world.run.as_ref().unwrap().stages[&id("a")].held);
@@ -168,7 +168,7 @@ fn what_is_being_proven_lands_with_its_own_version_and_is_proven_again() {
     let mut sim = Sim::new(vec![spec("a", &[], command())]);
     sim.until_verifying("a");
     amended(&mut sim, &[], |plan| {
-        stage(plan, "a").checks = vec![Check::command("new")];
+        stage(plan, "a").checks = [Check::command("new")].into();
         plan.acceptance = vec![Check::command("all")];
     });
     sim.land("a", oid(20)).schedule();
@@ -212,7 +212,7 @@ fn new_checks_of_the_plan_prove_the_newest_landing_again() {
 fn a_queued_stage_lands_only_after_what_is_proven_again() {
     let mut sim = landed();
     sim.until_verifying("b");
-    amended(&mut sim, &[], |plan| stage(plan, "a").checks = vec![Check::command("new")]);
+    amended(&mut sim, &[], |plan| stage(plan, "a").checks = [Check::command("new")].into());
     let queue = &sim.world.run.as_ref().unwrap().queue;
     // What is being proven already goes first.
     assert_eq!(*queue, [Entry::Stage { stage: id("b") }, Entry::Again { stage: id("a") }]);
@@ -259,7 +259,7 @@ fn every_consequence_is_said_before() {
     sim.schedule();
     let plan = changed(&sim, |plan| {
         stage(plan, "a").name = "Other".to_owned();
-        stage(plan, "b").checks = Vec::new();
+        stage(plan, "b").checks = [].into();
         plan.stages.push(spec("c", &["b"], command()).into());
         plan.max_parallel = Some(2);
     });

@@ -74,7 +74,7 @@ fn what_is_said_of_another_base_is_not_kept() {
 #[test]
 fn stages_for_which_it_makes_no_difference_are_not_looked_at() {
     let mut looks_only = spec("a", &[], command());
-    looks_only.checks.clear();
+    looks_only.checks = [].into();
     looks_only.criteria.artifacts.push("a.txt".to_owned());
     let evidence = StageSpec { stage_type: StageType::IntegrationVerify, ..spec("b", &[], command()) };
     let mut sim = Sim::new(vec![looks_only, evidence]);
@@ -90,7 +90,7 @@ fn only_an_old_failure_that_the_plan_warns_of_lands() {
         (vec![warned], OnBase::Failed, Err("R2")),
         (vec![Check::command("true")], OnBase::SameFailure, Err("R2")),
     ] {
-        let mut sim = Sim::new(vec![StageSpec { checks, ..spec("a", &[], command()) }]);
+        let mut sim = Sim::new(vec![StageSpec { checks: checks.into(), ..spec("a", &[], command()) }]);
         sim.until_verifying("a");
         let result = CheckResult { base: Some(base), tolerated: true, ..check_result(false) };
         let proven = StageChange::Proven {
@@ -129,7 +129,7 @@ fn a_stage_is_unproven_when_nothing_of_its_own_failed_before() {
     let result =
         |command: &str, base| CheckResult { command: command.to_owned(), base: Some(base), ..check_result(true) };
     let unproven = |checks: Vec<Check>, results: &[CheckResult]| {
-        let mut sim = Sim::new(vec![StageSpec { checks, ..spec("a", &[], command()) }]);
+        let mut sim = Sim::new(vec![StageSpec { checks: checks.into(), ..spec("a", &[], command()) }]);
         sim.world.run.as_mut().unwrap().plan.acceptance.push(Check::command("all"));
         let run = sim.world.run.as_ref().unwrap();
         super::super::is_unproven(run, &run.stages[&id("a")], results)
