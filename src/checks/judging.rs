@@ -11,6 +11,7 @@ mod names;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
+pub use self::executed::{Script, executed};
 pub(super) use self::names::{is_code, is_test};
 use super::weakened;
 use crate::model::judge::{Change, Touched};
@@ -28,10 +29,8 @@ pub struct Judges {
     pub files: Vec<String>,
     /// Globs of what else the plan asks of the stage, from the top of the tree.
     pub asked: Vec<String>,
-    /// The commands that decide about the stage.
-    pub commands: Vec<String>,
-    /// Where the checks' relative paths start.
-    pub working_dir: String,
+    /// What the commands that decide about the stage [execute](executed).
+    pub run: Vec<String>,
     /// The plan file, where it is in the tree.
     pub plan: Option<String>,
 }
@@ -45,7 +44,6 @@ pub fn touched(changes: &[Change], text: &Texts<'_>, judges: &Judges) -> Vec<Tou
     let protected = globs(&judges.protected);
     let files = globs(&judges.files);
     let may = globs(&[judges.files.as_slice(), judges.asked.as_slice()].concat());
-    let run = executed::by(&judges.commands, &judges.working_dir);
     let mut out = Vec::new();
     for change in changes {
         let is_named = judges.files.contains(&change.path) && change.new.is_some();
@@ -58,7 +56,7 @@ pub fn touched(changes: &[Change], text: &Texts<'_>, judges: &Judges) -> Vec<Tou
                 .or_else(|| by_glob(change, &protected))
                 .or_else(|| by_name(change, text))
                 .or_else(|| tests(change, text))
-                .or_else(|| executed(change, &run, &files))
+                .or_else(|| by_run(change, &judges.run, &files))
                 .or_else(|| outside(change, judges, &may))
         };
         out.extend(why.map(|why| Touched { path: change.path.clone(), why }));
@@ -182,7 +180,7 @@ fn tests(change: &Change, text: &Texts<'_>) -> Option<String> {
     }
 }
 
-fn executed(change: &Change, run: &[String], files: &GlobSet) -> Option<String> {
+fn by_run(change: &Change, run: &[String], files: &GlobSet) -> Option<String> {
     let is_run = change.old.is_some() && run.contains(&change.path);
     (is_run && !(files.is_match(&change.path) && change.new.is_some()))
         .then(|| format!("a check runs it; it was there before, {}", verb(change)))
@@ -262,8 +260,7 @@ mod tests {
         let judges = Judges {
             protected: vec!["schema/**".to_owned()],
             files: vec!["Makefile".to_owned(), "src/**".to_owned(), "tests/a.rs".to_owned()],
-            commands: vec!["sh tools/check.sh && test -s doc/a.md".to_owned(), "X=1 ./src/run.sh a".to_owned()],
-            working_dir: ".".to_owned(),
+            run: executed(&["sh tools/check.sh && test -s doc/a.md; X=1 ./src/run.sh a".to_owned()], ".", &|_| None),
             plan: Some("doc/plans/p.md".to_owned()),
             asked: vec!["doc/a.md".to_owned(), "tools".to_owned()],
         };

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use environment::Operator;
 pub use evidence::{Bundle, Claim};
 pub use inspect::Tree;
-pub use judging::{Judges, touched};
+pub use judging::{Judges, Script, executed, touched};
 pub use runner::{Lifeline, main};
 pub use setup::{Preparation, carry_out, inputs};
 
@@ -169,7 +169,7 @@ pub fn conditions(operator: &Operator, setup: &[Setup]) -> String {
     if setup.is_empty() {
         return operator.digest();
     }
-    let setup = setup::inputs(setup, &[]);
+    let setup = setup::inputs(setup, &[], &|_| None);
     crate::base::text::sha256(format!("{} {setup}", operator.digest()).as_bytes())[..16].to_owned()
 }
 

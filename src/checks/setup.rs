@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{CheckError, Lifeline, runner, verdict};
+use super::{CheckError, Lifeline, Script, executed, runner, verdict};
 use crate::base::text::sha256;
 use crate::model::check::{Check, Setup};
 use crate::model::limits::SETUP_TIMEOUT;
@@ -80,8 +80,11 @@ pub fn carry_out(preparation: &Preparation, lifeline: &Lifeline) -> Result<Optio
 }
 
 /// A digest of everything that says what these setups do: their text, the files of the tree that it
-/// names, and those that say what a project needs. `files`: paths from the top, with digests.
-pub fn inputs(setups: &[Setup], files: &[(String, String)]) -> String {
+/// names or that scripts call which it executes, and those that say what a project needs. `files`:
+/// paths from the top, with digests. `script`: what stands at one of them.
+pub fn inputs(setups: &[Setup], files: &[(String, String)], script: &dyn Fn(&str) -> Option<Script>) -> String {
+    let run: BTreeSet<String> =
+        setups.iter().flat_map(|setup| executed(&setup.commands, &setup.working_dir, script)).collect();
     let mut text = String::new();
     for setup in setups {
         text.push_str(&format!("{}\0{}\0\0", setup.working_dir, setup.commands.join("\0")));
@@ -91,7 +94,7 @@ pub fn inputs(setups: &[Setup], files: &[(String, String)]) -> String {
         |path: &str| path.match_indices('/').any(|(at, _)| named.contains(&path[..at])) || named.contains(path);
     for (path, digest) in files {
         let name = path.rsplit('/').next().unwrap_or(path);
-        if MANIFESTS.contains(&name) || is_named(path) {
+        if MANIFESTS.contains(&name) || is_named(path) || run.contains(path) {
             text.push_str(&format!("{path}\0{digest}\0"));
         }
     }
@@ -121,7 +124,13 @@ mod tests {
 
     #[test]
     fn a_setup_is_another_one_when_a_file_that_it_names_is() {
-        let before = files(&[("tools/prepare.sh", "1"), ("app/package-lock.json", "1"), ("src/lib.rs", "1")]);
+        let before = files(&[
+            ("tools/prepare.sh", "1"),
+            ("app/package-lock.json", "1"),
+            ("src/lib.rs", "1"),
+            ("tools/deep.sh", "1"),
+        ]);
+        let script = |path: &str| (path == "tools/prepare.sh").then(|| Script::Text("sh tools/deep.sh".to_owned()));
         let with = |path: &str| {
             let change = |(at, digest): &(String, String)| {
                 (at.clone(), if at == path { "2".to_owned() } else { digest.clone() })
@@ -132,15 +141,20 @@ mod tests {
             ("sh tools/prepare.sh", ".", "tools/prepare.sh", true),
             ("sh ./prepare.sh --fast", "tools", "tools/prepare.sh", true),
             ("cp -r tools /tmp/x", ".", "tools/prepare.sh", true),
+            ("sh tools/prepare.sh", ".", "tools/deep.sh", true),
             ("make", ".", "tools/prepare.sh", false),
             ("npm ci", "app", "app/package-lock.json", true),
             ("npm ci", "app", "src/lib.rs", false),
         ];
         for (command, dir, changed, differs) in cases {
             let setup = setup(command, dir);
-            assert_eq!(inputs(&setup, &before) != inputs(&setup, &with(changed)), differs, "{command}: {changed}");
+            assert_eq!(
+                inputs(&setup, &before, &script) != inputs(&setup, &with(changed), &script),
+                differs,
+                "{command}: {changed}"
+            );
         }
-        assert_ne!(inputs(&setup("a", "."), &before), inputs(&setup("b", "."), &before));
-        assert_ne!(inputs(&setup("a", "."), &before), inputs(&setup("a", "app"), &before));
+        assert_ne!(inputs(&setup("a", "."), &before, &script), inputs(&setup("b", "."), &before, &script));
+        assert_ne!(inputs(&setup("a", "."), &before, &script), inputs(&setup("a", "app"), &before, &script));
     }
 }

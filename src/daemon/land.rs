@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::base::layout::Layout;
-use crate::checks::{self, Bundle, Claim, Judges, Lifeline, Place, Suite, Tracked, Tree};
+use crate::checks::{self, Bundle, Claim, Judges, Lifeline, Place, Script, Suite, Tracked, Tree};
 use crate::daemon::base::{NotFound, find_out};
 use crate::daemon::checkout::{Inside, Seen};
 use crate::daemon::executor::{Context, plan_name};
@@ -153,12 +153,15 @@ fn asked(prove: &Prove) -> Vec<String> {
 /// Files that judge, as far as landing `tree` would change them on the plan branch.
 fn touched(git: &Git, prove: &Prove, tree: &Oid) -> Result<Vec<Touched>, GitError> {
     let changes = git.changes(&prove.tip, tree)?;
+    let script = |path: &str| {
+        let (mode, text) = changes.before(path)?;
+        Some(if mode == 0o120_000 { Script::Link(text) } else { Script::Text(text) })
+    };
     let judges = Judges {
         protected: prove.protected.clone(),
         files: prove.files.clone(),
         asked: asked(prove),
-        commands: commands(prove),
-        working_dir: prove.working_dir.clone(),
+        run: checks::executed(&commands(prove), &prove.working_dir, &script),
         plan: Some(prove.plan_path.clone()),
     };
     let text = |change: &Change| {

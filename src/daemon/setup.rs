@@ -16,7 +16,7 @@ use crate::base::fail::{self, Point};
 use crate::base::fs::write_atomic;
 use crate::base::layout::Layout;
 use crate::base::text::{printable, sha256};
-use crate::checks::{self, Lifeline, Operator, Place, Preparation};
+use crate::checks::{self, Lifeline, Operator, Place, Preparation, Script};
 use crate::daemon::executor::Context;
 use crate::daemon::land::evidence_folder;
 use crate::git::{Git, GitError, Own};
@@ -28,6 +28,9 @@ use crate::model::ids::{Oid, StageId};
 use crate::model::limits::SETUP_LEFT_MAX;
 use crate::model::session::Preparing;
 use crate::model::stage::{BlockCode, CheckResult};
+
+/// Largest script that is searched for what it calls, in bytes.
+const SCRIPT_BYTES_MAX: u64 = 1 << 20;
 
 /// What was done in a worktree.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -250,7 +253,16 @@ pub(super) fn in_proof(
         return Ok(None);
     }
     let files = own.blobs().map_err(|error| error.to_string())?;
-    let wanted = checks::inputs(setups, &files);
+    let script = |path: &str| {
+        let path = own.proof.join(path);
+        let meta = path.symlink_metadata().ok()?;
+        if meta.is_symlink() {
+            return Some(Script::Link(std::fs::read_link(path).ok()?.display().to_string()));
+        }
+        let is_small = meta.is_file() && meta.len() <= SCRIPT_BYTES_MAX;
+        is_small.then(|| fs_err::read_to_string(path).ok().map(Script::Text))?
+    };
+    let wanted = checks::inputs(setups, &files, &script);
     let marker = own.set_up_marker();
     if fs_err::read_to_string(&marker).is_ok_and(|done| done == wanted) {
         return Ok(None);

@@ -13,6 +13,8 @@ const TEXT_BYTES_MAX: usize = 2 << 20;
 /// The differences of two trees, with their contents at hand.
 pub struct Changes {
     repo: git2::Repository,
+    /// The tree before.
+    old: git2::Oid,
     pub list: Vec<Change>,
 }
 
@@ -24,6 +26,14 @@ impl Changes {
             self.repo.find_blob(git2::Oid::from_str(&side.id)?)?;
         }
         Ok(())
+    }
+
+    /// Mode and content of what stood at `path` before.
+    pub fn before(&self, path: &str) -> Option<(u32, String)> {
+        let entry = self.repo.find_tree(self.old).ok()?.get_path(Path::new(path)).ok()?;
+        let mode = u32::try_from(entry.filemode()).ok()?;
+        let text = self.text(&Side { mode, id: entry.id().to_string() })?;
+        Some((mode, text))
     }
 
     /// The content of a file as text; none when it is too large, or gone.
@@ -68,7 +78,7 @@ impl Git {
     /// What leads from the tree of commit `from` to `tree`; renames are a deletion and a new file.
     pub fn changes(&self, from: &Oid, tree: &Oid) -> Result<Changes, GitError> {
         let repo = self.repo()?;
-        let list = {
+        let (old, list) = {
             let old = repo.find_commit(git2::Oid::from_str(from.as_str())?)?.tree()?;
             let new = repo.find_tree(git2::Oid::from_str(tree.as_str())?)?;
             let mut options = git2::DiffOptions::new();
@@ -82,9 +92,9 @@ impl Git {
                 let path = file.path_bytes().map(|path| String::from_utf8_lossy(path).into_owned());
                 Change { path: path.unwrap_or_default(), old: side(delta.old_file()), new: side(delta.new_file()) }
             };
-            diff.deltas().map(change).collect()
+            (old.id(), diff.deltas().map(change).collect())
         };
-        Ok(Changes { repo, list })
+        Ok(Changes { repo, old, list })
     }
 
     /// Those of `paths` that are ignored by the `.gitignore` files of the commit `of`, or by the user's own.

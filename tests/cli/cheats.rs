@@ -24,6 +24,8 @@ fn project() -> Env {
         ("CLAUDE.md", "Be good.\n"),
         ("tools/verify.sh", "sh tests/test_add.sh\n"),
         ("tools/prepare.sh", "true\n"),
+        ("tools/all.sh", "sh \"$(dirname \"$0\")/one.sh\"\n"),
+        ("tools/one.sh", "exit 1\n"),
         ("tests/tool.sh", "#!/bin/sh\nexit 0\n"),
         ("tests/test_app.py", "from app import add\n\n\ndef test_add():\n    assert add(1, 2) == 3\n"),
         ("tests/app.rs", "#[test]\nfn adds() {\n    assert_eq!(app::add(1, 2), 3);\n}\n"),
@@ -40,6 +42,7 @@ fn project() -> Env {
         env.write(path, text);
     }
     fs::set_permissions(env.repo.join("tests/tool.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink("one.sh", env.repo.join("tools/link.sh")).unwrap();
     env.git(&["add", "-A", "-f"]);
     env.git(&["commit", "-q", "-m", "A project"]);
     env
@@ -137,6 +140,8 @@ const BENT: &[(&str, &str, &str, &str)] = &[
         "test -s w.txt",
         "out of the tree",
     ),
+    ("called", "echo true > tools/one.sh", "sh tools/all.sh", "a check runs it"),
+    ("linked", "echo true > tools/one.sh", "sh tools/link.sh", "a check runs it"),
     ("plan", "sed -i 's/make test/true/' doc/plans/plan.md; echo x > p.txt", "test -s p.txt", "the plan itself"),
 ];
 

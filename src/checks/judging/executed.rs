@@ -1,5 +1,17 @@
 //! What the checks' commands execute: called by path, or handed to what
-//! interprets or runs it. What a command only reads does not judge.
+//! interprets or runs it, and the scripts that a shell script hands to a shell in
+//! turn. What a command only reads does not judge.
+
+/// What stands at a path of the tree.
+#[derive(Debug, Clone)]
+pub enum Script {
+    Text(String),
+    /// With its target.
+    Link(String),
+}
+
+/// Most paths that are followed further.
+const FOLLOWED_MAX: usize = 256;
 
 /// What runs the files that it is given.
 const RUNNERS: [&str; 24] = [
@@ -16,22 +28,45 @@ const PREFIXES: [&str; 25] = [
 /// What an interpreter adds to a name that it is given.
 const ENDS: [&str; 8] = ["", ".js", ".mjs", ".cjs", ".ts", "/index.js", "/__main__.py", "/__init__.py"];
 
-/// The paths of the tree that `commands` execute. A path that is none costs nothing.
-pub(super) fn by(commands: &[String], working_dir: &str) -> Vec<String> {
+/// The paths of the tree that `commands` execute, started in `working_dir`. A path that is none
+/// costs nothing. `script`: what stands at a path.
+pub fn executed(commands: &[String], working_dir: &str, script: &dyn Fn(&str) -> Option<Script>) -> Vec<String> {
     let mut found = Vec::new();
     for command in commands {
         let command = command.replace("\"$(pwd)\"", ".").replace("$(pwd)", ".").replace("`pwd`", ".");
         let command = command.replace("${PWD}", ".").replace("$PWD", ".");
-        by_one(&command, working_dir, &mut found);
+        by_one(&command, working_dir, &given, &mut found);
         // What stands in quotes can be a command again: `sh -c '…'`.
         if command.contains(" -") && command.contains(['\'', '"']) {
-            by_one(&command.replace(['\'', '"'], "\n"), working_dir, &mut found);
+            by_one(&command.replace(['\'', '"'], "\n"), working_dir, &given, &mut found);
         }
+    }
+    let mut at = 0;
+    while at < found.len().min(FOLLOWED_MAX) {
+        let path = found[at].clone();
+        let folder = path.rsplit_once('/').map_or(".", |(folder, _)| folder);
+        let mut further = Vec::new();
+        match script(&path) {
+            Some(Script::Link(target)) => further.extend(in_tree(&target, folder)),
+            Some(Script::Text(text)) if is_shell(&path, &text) => {
+                // A script starts where the command did, and finds its neighbours by its own name.
+                let text = text.replace("$(dirname \"$0\")", "@").replace("$(dirname $0)", "@").replace("${0%/*}", "@");
+                by_one(&text.replace('@', &format!("./{folder}")), ".", &handed_on, &mut further);
+                by_one(&text, working_dir, &handed_on, &mut further);
+            }
+            _ => {}
+        }
+        further.retain(|path| !found.contains(path));
+        found.append(&mut further);
+        at += 1;
     }
     found
 }
 
-fn by_one(command: &str, working_dir: &str, found: &mut Vec<String>) {
+/// What a program that stands in `dir` makes of its words: paths that it executes.
+type Given = dyn Fn(&str, Vec<String>, &str, &mut Vec<String>);
+
+fn by_one(command: &str, working_dir: &str, given: &Given, found: &mut Vec<String>) {
     let mut dir = working_dir.to_owned();
     for simple in command.split(['\n', ';', '|', '&', '(', ')', '{', '}']) {
         let bare = |word: &str| word.trim_matches(['\'', '"']).to_owned();
@@ -47,18 +82,37 @@ fn by_one(command: &str, working_dir: &str, found: &mut Vec<String>) {
             dir = words.next().map_or(dir.clone(), |to| format!("{dir}/{to}"));
             continue;
         }
-        if program.contains('/') {
-            found.extend(in_tree(&program, &dir));
-        }
-        let name = program.rsplit('/').next().unwrap_or(&program);
-        if RUNNERS.contains(&name) || name.starts_with("python") {
-            given(words.collect(), &dir, found);
-        }
+        given(&program, words.collect(), &dir, found);
+    }
+}
+
+fn is_shell(path: &str, text: &str) -> bool {
+    let first = text.lines().next().unwrap_or_default();
+    path.ends_with(".sh") || path.ends_with(".bash") || first.starts_with("#!") && first.ends_with("sh")
+}
+
+/// The scripts that a script hands to a shell. What it calls otherwise may be the work itself.
+fn handed_on(program: &str, words: Vec<String>, dir: &str, found: &mut Vec<String>) {
+    let script = match program.rsplit('/').next().unwrap_or(program) {
+        "sh" | "bash" | "dash" | "zsh" | "ksh" => words.into_iter().find(|word| !word.starts_with('-')),
+        name => (program.contains('/') && name.ends_with(".sh")).then(|| program.to_owned()),
+    };
+    found.extend(script.and_then(|script| in_tree(&script, dir)));
+}
+
+/// The files that a program of a command is, and is given.
+fn given(program: &str, words: Vec<String>, dir: &str, found: &mut Vec<String>) {
+    if program.contains('/') {
+        found.extend(in_tree(program, dir));
+    }
+    let name = program.rsplit('/').next().unwrap_or(program);
+    if RUNNERS.contains(&name) || name.starts_with("python") {
+        interpreted(words, dir, found);
     }
 }
 
 /// The files that an interpreter is given by these words.
-fn given(words: Vec<String>, dir: &str, found: &mut Vec<String>) {
+fn interpreted(words: Vec<String>, dir: &str, found: &mut Vec<String>) {
     for (at, word) in words.iter().enumerate() {
         if word.starts_with('-') {
             continue;
@@ -95,6 +149,35 @@ fn in_tree(path: &str, working_dir: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn by(commands: &[String], working_dir: &str) -> Vec<String> {
+        executed(commands, working_dir, &|_| None)
+    }
+
+    #[test]
+    fn scripts_are_followed_to_the_scripts_that_they_call() {
+        let files = [
+            (
+                "tools/verify.sh",
+                "#!/bin/sh\nset -e\nsh tests/run.sh --all src/app.sh\nsh \"$(dirname \"$0\")/lint.sh\"\n",
+            ),
+            ("tests/run.sh", "for t in tests/test_*; do sh $t; done; python3 app.py; ./tests/last.sh; . ./app.sh\n"),
+            ("tests/last.sh", "sh tools/verify.sh\n"),
+            ("link.sh", "-> tools/verify.sh"),
+        ];
+        let script = |path: &str| {
+            let (_, text) = files.iter().find(|(known, _)| *known == path)?;
+            let link = text.strip_prefix("-> ").map(|target| Script::Link(target.to_owned()));
+            Some(link.unwrap_or(Script::Text((*text).to_owned())))
+        };
+        let found = executed(&["sh link.sh".to_owned()], ".", &script);
+        for path in ["link.sh", "tools/verify.sh", "tests/run.sh", "tests/last.sh", "tools/lint.sh"] {
+            assert!(found.contains(&path.to_owned()), "{path}: {found:?}");
+        }
+        for path in ["app.py", "app.sh", "src/app.sh"] {
+            assert!(!found.contains(&path.to_owned()), "{path}: {found:?}");
+        }
+    }
 
     #[test]
     fn what_a_command_executes_is_found_wherever_it_stands() {
