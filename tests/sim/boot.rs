@@ -12,7 +12,7 @@ use loom::model::event::{Event, RunOptions};
 use loom::model::session::{Exit, SessionState};
 
 use super::check;
-use super::effects::{ended, kill_survivors};
+use super::effects::{at_the_end, kill_survivors};
 use super::outside::{File, Hands, Sabotage, tell};
 use super::run::{Process, Sim};
 
@@ -128,9 +128,9 @@ impl Sim {
         }
         let observed = Observed { boot_id: o.boot_id.to_string(), ended: dead };
         let heard = |event| match event {
-            Event::SessionEnded { session, exit } => ended(o, session, exit),
-            other => other,
+            Event::SessionEnded { session, exit } => at_the_end(o, session, exit),
+            other => vec![other],
         };
-        kernel::recover(world, &observed).into_iter().map(heard).collect()
+        kernel::recover(world, &observed).into_iter().flat_map(heard).collect()
     }
 }

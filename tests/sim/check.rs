@@ -11,6 +11,7 @@ use loom::model::gate::GateSubject;
 use loom::model::ids::{Oid, PlanId, SessionId, StageId};
 use loom::model::stage::{Phase, StageState};
 
+use super::dice::{PIECE_MICROUSD, PIECE_TOKENS, PIECES_MAX};
 use super::effects::BASE;
 use super::git::Git;
 use super::outside::{Disk, Outside, tell};
@@ -217,6 +218,14 @@ fn is_a_good_move(o: &mut Outside, run: &Run, before: usize, tip: usize) {
     if checks.is_empty() && !approved {
         return o.memory.violate("I3", "commits landed that nothing proves and nobody approved");
     }
+    let bundle = commit.oid.to_string();
+    let is_recorded = |path: &String| {
+        let (text, journal) = (path.as_bytes(), &o.disk.bytes);
+        path.ends_with(&bundle) && journal.windows(text.len()).any(|window| window == text)
+    };
+    if !checks.is_empty() && !o.evidence.keys().any(is_recorded) {
+        return o.memory.violate("I12", "a commit landed, and no evidence of its proof is on record");
+    }
     o.memory.landings += 1;
     if let Some(stage) = stage {
         lands_once(o, run, &stage, tip);
@@ -299,6 +308,14 @@ pub fn check_world(o: &mut Outside, world: &World) {
     let spent = budget::spent(run, None).since(run.helping);
     if run.plan.budget.sessions.is_some_and(|cap| spent.sessions > cap) {
         o.memory.violate("I9", &format!("{} sessions started, more than the plan's budget", spent.sessions));
+    }
+    // Who works when a cap is met may finish its turn; nobody else starts.
+    let most = |cap: u64, piece: u64| cap + slots.max(1) as u64 * 2 * PIECES_MAX * piece;
+    if run.plan.budget.tokens.is_some_and(|cap| spent.tokens > most(cap, PIECE_TOKENS)) {
+        o.memory.violate("I9", &format!("{} tokens are used, far more than the plan's budget", spent.tokens));
+    }
+    if run.plan.budget.cost_microusd.is_some_and(|cap| spent.cost_microusd > most(cap, PIECE_MICROUSD)) {
+        o.memory.violate("I9", &format!("{} are used, far more than the plan's budget", spent.cost_microusd));
     }
     if let Some(name) = world.rescued.iter().find(|name| o.git.tip(name).is_none()) {
         o.memory.violate("I5", &format!("{name} is recorded as rescued and is not there"));

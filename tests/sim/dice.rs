@@ -62,6 +62,8 @@ pub struct Swarm {
     pub bad_agents: u32,
     pub shared_files: u32,
     pub flaky: u32,
+    /// Setups and teardowns that fail.
+    pub bad_setups: u32,
     /// How often it is looked what else could happen before a message is delivered.
     pub delay: u32,
 }
@@ -87,6 +89,7 @@ impl Swarm {
             shared_files: on(500),
             flaky: on(300),
             delay: on(700),
+            bad_setups: on(300),
         }
     }
 }
@@ -102,13 +105,15 @@ pub fn plan(dice: &mut Dice, name: &str) -> Plan {
     let density = dice.below(700) as u32;
     // Of their own, so that the seeds of before meet the same faults.
     let spending = &mut Dice(mix(dice.0));
+    let preparing = &mut Dice(mix(dice.0 ^ 1));
+    let prepared: Vec<bool> = (0..n).map(|_| preparing.chance(300)).collect();
     let stages = (0..n)
         .map(|at| StageSpec {
             id: id(at),
             name: format!("Stage {at}"),
             description: String::new(),
             dependencies: (0..at).filter(|_| dice.chance(density)).map(id).collect(),
-            checks: [Check::command(format!("own {at}"))].into(),
+            checks: [Check::command(own_check(at, prepared[at]))].into(),
             files: Vec::new(),
             working_dir: ".".to_owned(),
             stage_type: if dice.chance(60) { StageType::IntegrationVerify } else { StageType::Standard },
@@ -123,8 +128,8 @@ pub fn plan(dice: &mut Dice, name: &str) -> Plan {
             timeout_secs: dice.chance(300).then_some(600),
             auto_merge: dice.chance(850),
             criteria: Criteria::default(),
-            setup: Vec::new(),
-            teardown: Vec::new(),
+            setup: prepared[at].then(|| set_up(at)).into_iter().collect(),
+            teardown: if prepared[at] { vec!["tear down".to_owned()] } else { Vec::new() },
             parallel_group: None,
             context_budget: 65,
             budget: budget(spending),
@@ -148,6 +153,25 @@ pub fn plan(dice: &mut Dice, name: &str) -> Plan {
     }
 }
 
+/// Passes where the stage's own work is good; and, when that is wanted, its setup has run.
+fn own_check(at: usize, is_prepared: bool) -> String {
+    if is_prepared { format!("own {at} set-up") } else { format!("own {at}") }
+}
+
+pub fn set_up(at: usize) -> String {
+    format!("set up {at}")
+}
+
+/// What a piece of an agent's work costs: more than what is too little to be told.
+pub const PIECE_TOKENS: u64 = 30_000;
+pub const PIECE_MICROUSD: u64 = 200_000;
+/// More pieces than any session does.
+pub const PIECES_MAX: u64 = 24;
+
 fn budget(dice: &mut Dice) -> Budget {
-    Budget { sessions: dice.chance(150).then(|| 1 + dice.below(6) as u32), ..Budget::default() }
+    Budget {
+        sessions: dice.chance(150).then(|| 1 + dice.below(6) as u32),
+        tokens: dice.chance(150).then(|| (1 + dice.below(12) as u64) * PIECE_TOKENS),
+        cost_microusd: dice.chance(150).then(|| (1 + dice.below(12) as u64) * PIECE_MICROUSD),
+    }
 }

@@ -5,15 +5,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use loom::model::baseline::{Baseline, Before, Look};
-use loom::model::check::Check;
+use loom::model::check::{Check, Setup};
 use loom::model::effect::{Effect, Prove, Start};
-use loom::model::event::{AloneVerdict, Doing, Entry, Event, Inspection, Proof, Pulse, RefsSeen, StartFailure};
+use loom::model::event::{
+    AloneVerdict, Doing, Entry, Event, EvidenceRef, Inspection, Proof, Pulse, RefsSeen, StartFailure,
+};
 use loom::model::ids::{Oid, SessionId, StageId};
-use loom::model::plan::stage_branch;
-use loom::model::session::Exit;
+use loom::model::plan::{BackendKind, stage_branch};
+use loom::model::session::{Exit, Preparing};
 use loom::model::stage::{BlockCode, CheckResult};
+use loom::model::usage::Usage;
 
-use super::dice::path_of;
+use super::dice::{PIECE_MICROUSD, PIECE_TOKENS, path_of, set_up};
 use super::git::{Merged, Tree};
 use super::outside::{Head, Message, Outside, Sabotage, Worktree, tell};
 
@@ -242,15 +245,36 @@ impl Running {
                 Next::Phase
             }
             1 => match prepare_worktree(o, start) {
-                Ok(()) => Next::Phase,
-                Err(text) => {
-                    // Its lifeline closes: the host goes away by itself.
-                    if let Some(host) = o.hosts.get_mut(&start.session).filter(|host| host.barrier.is_some()) {
-                        (host.is_alive, host.exit) = (false, Exit::NeverStarted);
+                Ok(()) => {
+                    if let Some(host) = o.hosts.get_mut(&start.session) {
+                        host.needs_setup = !start.setup.is_empty();
                     }
+                    Next::Phase
+                }
+                Err(text) => {
+                    give_up_barrier(o, &start.session);
                     fails(StartFailure::Passing { text })
                 }
             },
+            2 if !start.setup.is_empty() && !is_set_up(o, &start.worktree) => {
+                let session = start.session.clone();
+                let event = Event::Preparing { session: session.clone(), what: Preparing::SetUp };
+                o.inbox.push_back(Message::Outcome { key: None, event });
+                if o.sabotage == Sabotage::StartUnprepared {
+                    return Next::Phase;
+                }
+                if o.dice.chance(o.swarm.bad_setups) {
+                    give_up_barrier(o, &session);
+                    let (code, backend) = (BlockCode::SetupFailed, start.agent.kind());
+                    return fails(StartFailure::Permanent { code, backend, text: "setup failed".to_owned() });
+                }
+                if let Some(worktree) = o.worktrees.get_mut(&start.worktree) {
+                    worktree.is_set_up = true;
+                }
+                let event = Event::SetUp { session, duration_ms: 1 };
+                o.inbox.push_back(Message::Outcome { key: None, event });
+                Next::Phase
+            }
             _ => {
                 let Some(host) = o.hosts.get(&start.session) else { return Next::Stay };
                 let (host, token_sha256) = (host.identity.clone(), host.token.clone());
@@ -290,14 +314,15 @@ impl Running {
                     changes_nothing,
                 },
                 _ => {
-                    let checks = run_checks(o, &prove.checks, landing);
+                    let checks = run_checks(o, (&prove.checks, &prove.setup), landing);
                     if checks.iter().all(|check| check.passed) || o.sabotage == Sabotage::ReportGreen {
                         let checks = checks.into_iter().map(|check| CheckResult { passed: true, ..check }).collect();
                         Proof::Passed { landing: o.git.oid(landing), tree, checks, judges: Vec::new(), changes_nothing }
                     } else if o.git.is_ancestor(tip, commit) {
                         Proof::Failed { checks, alone: AloneVerdict::SameTree, work: None }
                     } else {
-                        let alone = run_checks(o, &prove.checks, commit).iter().all(|check| check.passed);
+                        let alone =
+                            run_checks(o, (&prove.checks, &prove.setup), commit).iter().all(|check| check.passed);
                         let alone = if alone { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails };
                         Proof::Failed { checks, alone, work: None }
                     }
@@ -306,7 +331,18 @@ impl Running {
             return Next::Phase;
         }
         let proof = self.result.take().unwrap_or(Proof::Broken { why: "nothing was proven".to_owned() });
-        Next::Done(told(prove, proof))
+        let evidence = match &proof {
+            Proof::Passed { landing, .. } if o.sabotage != Sabotage::KeepNoEvidence => {
+                vec![keep_evidence(o, prove, landing)]
+            }
+            _ => Vec::new(),
+        };
+        match told(prove, proof) {
+            Event::Proved { entry, tip, proof, kept, baseline, .. } => {
+                Next::Done(Event::Proved { entry, tip, proof, kept, evidence, baseline })
+            }
+            other => Next::Done(other),
+        }
     }
 
     fn land(&mut self, o: &mut Outside, entry: Entry, branch: &str, tip: Oid, landing: Oid) -> Next {
@@ -399,16 +435,38 @@ impl Running {
     }
 }
 
+/// The lifeline of a host that waits at the barrier closes: it goes away by itself.
+fn give_up_barrier(o: &mut Outside, session: &SessionId) {
+    if let Some(host) = o.hosts.get_mut(session).filter(|host| host.barrier.is_some()) {
+        (host.is_alive, host.exit) = (false, Exit::NeverStarted);
+    }
+}
+
+fn is_set_up(o: &Outside, folder: &str) -> bool {
+    o.worktrees.get(folder).is_some_and(|worktree| worktree.is_set_up)
+}
+
 /// What the checks of a stage do on its base.
 fn look_at_base(o: &mut Outside, look: &Look) -> Event {
     let commit = o.git.find(&look.base);
     let baseline = commit.map(|commit| {
-        let results = run_checks(o, &look.checks, commit).into_iter().enumerate();
+        let results = run_checks(o, (&look.checks, &look.setup), commit).into_iter().enumerate();
         let checks = results.map(|(at, result)| Before { key: at.to_string(), result }).collect();
         let tree = o.git.commits[commit].tree_oid.clone();
         Box::new(Baseline { base: look.base.clone(), tree, environment: "e".to_owned(), checks })
     });
     Event::BaseLooked { stage: look.stage.clone(), baseline, kept: None, evidence: Vec::new() }
+}
+
+/// The bundle of a verdict is on disk before anybody hears of it.
+fn keep_evidence(o: &mut Outside, prove: &Prove, landing: &Oid) -> EvidenceRef {
+    let of = match &prove.entry {
+        Entry::Stage { stage } => stage.to_string(),
+        _ => "_base".to_owned(),
+    };
+    let path = format!("evidence/{of}/{landing}");
+    o.evidence.insert(path.clone(), landing.clone());
+    EvidenceRef { of, commit: landing.clone(), sha256: path.clone(), path }
 }
 
 fn told(prove: &Prove, proof: Proof) -> Event {
@@ -450,6 +508,11 @@ fn open_barrier(o: &mut Outside, session: &SessionId) -> Next {
     {
         host.barrier = None;
         host.agent.is_alive = true;
+        let (folder, needs_setup) = (host.worktree.clone(), host.needs_setup);
+        // A worktree that somebody has removed meanwhile is another matter.
+        if needs_setup && o.worktrees.contains_key(&folder) && !is_set_up(o, &folder) {
+            o.memory.violate("I6", &format!("`{session}` works in a worktree that was not set up"));
+        }
         tell!(o, "{session} works");
     }
     Next::Done(Event::EffectDone)
@@ -460,7 +523,10 @@ fn watch(o: &mut Outside, session: SessionId) -> Next {
     if exit == Exit::Lost {
         kill_survivors(o, &session);
     }
-    Next::Done(ended(o, session, exit))
+    let mut events = at_the_end(o, session, exit);
+    let end = events.pop();
+    o.inbox.extend(events.into_iter().map(|event| Message::Outcome { key: None, event }));
+    end.map_or(Next::Stay, Next::Done)
 }
 
 pub fn kill_survivors(o: &mut Outside, session: &SessionId) {
@@ -469,11 +535,28 @@ pub fn kill_survivors(o: &mut Outside, session: &SessionId) {
     }
 }
 
-/// The end of a session, with what its client said about it.
-pub fn ended(o: &Outside, session: SessionId, exit: Exit) -> Event {
-    match o.hosts.get(&session).and_then(|host| host.gave_up.clone()) {
+/// The end of a session, with what it has used and what its client said about it.
+pub fn at_the_end(o: &Outside, session: SessionId, exit: Exit) -> Vec<Event> {
+    let Some(host) = o.hosts.get(&session) else { return vec![Event::SessionEnded { session, exit }] };
+    let mut events = Vec::new();
+    if host.agent.pieces > 0 && host.backend == BackendKind::Claude {
+        events.push(Event::SessionMeasured { session: session.clone(), usage: usage(host.agent.pieces) });
+    }
+    events.push(match host.gave_up.clone() {
         Some(why) => Event::SessionGaveUp { session, exit, why },
         None => Event::SessionEnded { session, exit },
+    });
+    events
+}
+
+/// What so many pieces of work have cost.
+pub fn usage(pieces: u64) -> Usage {
+    Usage {
+        context: 10 + pieces,
+        window: 100,
+        input: pieces * PIECE_TOKENS,
+        cost_microusd: Some(pieces * PIECE_MICROUSD),
+        ..Usage::default()
     }
 }
 
@@ -506,9 +589,9 @@ fn inspect(o: &mut Outside, stage: &StageId, folder: &str, base: &Oid) -> Inspec
 }
 
 /// Runs the checks on a commit's tree; those that pass are remembered by the checker.
-fn run_checks(o: &mut Outside, checks: &[Check], commit: usize) -> Vec<CheckResult> {
+fn run_checks(o: &mut Outside, (checks, setups): (&[Check], &[Setup]), commit: usize) -> Vec<CheckResult> {
     let results = checks.iter().map(|check| {
-        let passed = passes(o, &check.command, commit);
+        let passed = passes(o, (&check.command, setups), commit);
         if passed {
             o.memory.passed.insert((o.git.commits[commit].tree_oid.clone(), check.command.clone()));
         }
@@ -524,10 +607,15 @@ fn run_checks(o: &mut Outside, checks: &[Check], commit: usize) -> Vec<CheckResu
     results.collect()
 }
 
-fn passes(o: &mut Outside, command: &str, commit: usize) -> bool {
+fn passes(o: &mut Outside, (command, setups): (&str, &[Setup]), commit: usize) -> bool {
     let tree = &o.git.commits[commit].tree;
     match command.strip_prefix("own ") {
-        Some(path) => {
+        Some(own) => {
+            let path = own.trim_end_matches(" set-up");
+            let wanted = path.parse().map(set_up).unwrap_or_default();
+            if path != own && !setups.iter().any(|setup| setup.commands.contains(&wanted)) {
+                return false;
+            }
             let content = path.parse().ok().and_then(|path: u8| tree.get(&path)).map(|content| content & 7);
             match content {
                 Some(quality::FLAKY) => o.dice.chance(600),
@@ -645,6 +733,10 @@ fn put_aside(
         rescued = rescue_worktree(o, stage, folder, head.as_slice())?.or(rescued);
     }
     if removes {
+        if o.worktrees[folder].has_teardown && o.dice.chance(o.swarm.bad_setups) {
+            let event = Event::TeardownFailed { stage: stage.clone(), why: "exit status 1".to_owned() };
+            o.inbox.push_back(Message::Outcome { key: None, event });
+        }
         o.worktrees.remove(folder);
         o.git.version += 1;
     }
@@ -682,7 +774,8 @@ fn prepare_worktree(o: &mut Outside, start: &Start) -> Result<(), String> {
             o.git.set(&branch, Some(base));
         }
     }
-    let worktree = Worktree { head: Head::Branch(branch), dirty: BTreeMap::new() };
+    let (is_set_up, has_teardown) = (is_set_up(o, &start.worktree), !start.teardown.is_empty());
+    let worktree = Worktree { head: Head::Branch(branch), dirty: BTreeMap::new(), is_set_up, has_teardown };
     o.worktrees.insert(start.worktree.clone(), worktree);
     o.git.version += 1;
     Ok(())

@@ -159,6 +159,16 @@ fn an_agent_that_starts_before_it_is_on_record_is_caught() {
 }
 
 #[test]
+fn an_agent_that_starts_where_nothing_was_set_up_is_caught() {
+    is_caught(Sabotage::StartUnprepared, "I6");
+}
+
+#[test]
+fn a_landing_without_its_evidence_is_caught() {
+    is_caught(Sabotage::KeepNoEvidence, "I12");
+}
+
+#[test]
 fn a_base_branch_that_is_forced_is_caught() {
     is_caught(Sabotage::FollowByForce, "I4");
 }

@@ -13,7 +13,7 @@ use loom::journal::Store;
 use loom::kernel::World;
 use loom::model::effect::{Answer, Effect};
 use loom::model::event::{Event, Request};
-use loom::model::ids::{SessionId, StageId};
+use loom::model::ids::{Oid, SessionId, StageId};
 use loom::model::limits::START_BARRIER;
 use loom::model::plan::BackendKind;
 use loom::model::session::{Exit, GaveUp, HostIdentity};
@@ -45,6 +45,10 @@ pub enum Sabotage {
     FollowByForce,
     /// What was recorded last is gone when a daemon starts.
     ForgetLast,
+    /// A setup that fails is not waited for.
+    StartUnprepared,
+    /// What a proof found out is not kept.
+    KeepNoEvidence,
 }
 
 pub struct Disk {
@@ -58,6 +62,9 @@ pub struct Worktree {
     pub head: Head,
     /// What is changed against the commit: none for a removed file.
     pub dirty: BTreeMap<u8, Option<u32>>,
+    /// Its setup came to its end here; and there is a teardown.
+    pub is_set_up: bool,
+    pub has_teardown: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -72,6 +79,8 @@ pub struct Host {
     pub stage: StageId,
     pub worktree: String,
     pub backend: BackendKind,
+    /// Its agent may only work where a setup has run.
+    pub needs_setup: bool,
     pub identity: HostIdentity,
     pub token: String,
     /// Waits at the start barrier until this uptime; none: it was released.
@@ -109,6 +118,10 @@ pub struct Agent {
     pub todo: u32,
     pub asked: Option<Asked>,
     pub heard: Option<(Asked, Answer)>,
+    /// Pieces of work that it has done.
+    pub pieces: u64,
+    /// It was told to leave what it has.
+    pub leaves: bool,
     pub patience: u32,
 }
 
@@ -116,6 +129,8 @@ pub struct Agent {
 pub enum Asked {
     Submit,
     TurnEnded,
+    /// What it has used: it does not wait for the answer.
+    Measured,
     Other,
 }
 
@@ -150,6 +165,8 @@ pub struct Outside {
     pub user_branch: String,
     pub config: u32,
     pub login: bool,
+    /// The bundles of evidence that are on disk, by their paths.
+    pub evidence: BTreeMap<String, Oid>,
     // In the daemon's process:
     pub effects: Vec<Running>,
     pub inbox: VecDeque<Message>,
@@ -258,6 +275,7 @@ impl Outside {
             stage: session.stage(),
             worktree: worktree.to_owned(),
             backend,
+            needs_setup: false,
             identity: HostIdentity { pid: number, start_ticks: u64::from(number), boot_id: self.boot_id.to_string() },
             token: format!("digest {number}"),
             barrier: Some(self.uptime + START_BARRIER),
@@ -271,6 +289,8 @@ impl Outside {
                 todo: 1 + self.dice.below(3) as u32,
                 asked: None,
                 heard: None,
+                pieces: 0,
+                leaves: false,
                 patience: 4,
             },
         };
@@ -462,7 +482,10 @@ impl Ground for Hands {
             && let Some(host) = o.hosts.get_mut(&session)
         {
             host.agent.asked = None;
-            host.agent.heard = Some((asked, answer));
+            match asked {
+                Asked::Measured => host.agent.leaves |= matches!(answer, Answer::Advice { .. }),
+                _ => host.agent.heard = Some((asked, answer)),
+            }
         }
     }
 

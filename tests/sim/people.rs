@@ -4,11 +4,13 @@ use loom::daemon::turn::Who;
 use loom::kernel::World;
 use loom::model::effect::Answer;
 use loom::model::event::{GateTarget, Request};
+use loom::model::handoff::Handoff;
 use loom::model::ids::{GateId, SessionId, StageId};
 use loom::model::plan::BackendKind;
 use loom::model::session::{Activity, Exit, GaveUp};
 
-use super::effects::{BASE, head_of, own_path, quality, tree_with};
+use super::dice::PIECES_MAX;
+use super::effects::{BASE, head_of, own_path, quality, tree_with, usage};
 use super::git::Merged;
 use super::outside::{Asked, Asker, Head, Message, Mood, Outside, tell};
 
@@ -83,8 +85,22 @@ impl Outside {
         if host.agent.asked.is_some() {
             return;
         }
+        if host.agent.leaves && asks && self.dice.chance(300) {
+            self.commit_worktree(&folder);
+            let handoff = Box::new(Handoff { status: "half".to_owned(), ..Handoff::default() });
+            self.ask(session, Asked::Other, Request::Handoff { stage, handoff });
+            return;
+        }
         if host.agent.todo > 0 {
             self.work(session, &folder, &stage, mood, plan_branch);
+            if let Some(host) = self.hosts.get_mut(session).filter(|host| host.agent.is_alive) {
+                host.agent.pieces = (host.agent.pieces + 1).min(PIECES_MAX);
+                let usage = usage(host.agent.pieces);
+                if asks && backend == BackendKind::Claude {
+                    let request = Request::Measured { session: session.clone(), usage, hears: true };
+                    self.ask(session, Asked::Measured, request);
+                }
+            }
             return;
         }
         match backend {

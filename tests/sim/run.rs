@@ -134,6 +134,7 @@ impl Sim {
             user_branch: BASE.to_owned(),
             config: 0,
             login: true,
+            evidence: BTreeMap::new(),
             effects: Vec::new(),
             inbox: VecDeque::new(),
             waiting: BTreeSet::new(),
