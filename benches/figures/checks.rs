@@ -37,7 +37,7 @@ fn by_the_runner(lab: &Lab) -> Outcome<f64> {
         "evidence": lab.path("evidence"),
         "work": lab.path(""),
     });
-    let mut runner = lab.command(LOOM);
+    let mut runner = lab.command(&*LOOM);
     runner.arg("checks").stdin(Stdio::piped()).stdout(Stdio::piped());
     let begin = Instant::now();
     let mut child = runner.spawn()?;

@@ -69,7 +69,7 @@ fn terminal_host() -> Outcome<Row> {
         attach_socket: Some(lab.path("run/attach")),
         spool: None,
     };
-    let waiting = control::spawn_by(std::path::Path::new(LOOM), &dir, &spec)?;
+    let waiting = control::spawn_by(&LOOM, &dir, &spec)?;
     let pid = waiting.host().pid;
     let lifeline = waiting.release()?;
     until("the child's output", || done.exists())?;

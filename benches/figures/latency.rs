@@ -107,7 +107,7 @@ fn hook(tools: &Tools) -> Outcome<Row> {
     let input = input.to_string();
     let (mut loom, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..4 * REPEATS {
-        let mut hook = lab.command(LOOM);
+        let mut hook = lab.command(&*LOOM);
         hook.args(["hook", "pre-tool-use"]);
         hook.env("LOOM_SESSION", "api.1").env("LOOM_PROJECT", &lab.repo).env("CLAUDE_PROJECT_DIR", &worktree);
         loom.push(with_input(hook, &input, "\"allow\"")?);

@@ -46,7 +46,7 @@ pub(crate) fn hooks(tools: &Tools) -> Outcome<Vec<Row>> {
     };
     let (before, after) = (input("PreToolUse"), input("PostToolUse"));
     let hook = |event: &str| {
-        let mut hook = lab.command(LOOM);
+        let mut hook = lab.command(&*LOOM);
         hook.args(["hook", event]);
         hook.env("LOOM_SESSION", "api.1").env("LOOM_PROJECT", &lab.repo).env("CLAUDE_PROJECT_DIR", &worktree);
         hook
@@ -192,7 +192,7 @@ fn print(bytes: u64, is_watched: bool) -> Outcome<(f64, f64)> {
         attach_socket: Some(socket.clone()),
         spool: None,
     };
-    let waiting = control::spawn_by(Path::new(LOOM), &dir, &spec)?;
+    let waiting = control::spawn_by(&LOOM, &dir, &spec)?;
     let pid = waiting.host().pid;
     let lifeline = waiting.release()?;
     let viewer = match is_watched {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use loom::base::process::command;
 
-use crate::lab::Outcome;
+use crate::lab::{Outcome, installed};
 
 const SOURCE: &str = r#"
 use std::io::Read;
@@ -24,7 +24,6 @@ fn main() {
 "#;
 
 pub(crate) struct Tools {
-    _dir: tempfile::TempDir,
     /// `stamp FILE` writes the nanoseconds since the epoch; without a file it reads its input and ends.
     pub(crate) stamp: PathBuf,
 }
@@ -40,6 +39,6 @@ impl Tools {
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
         }
-        Ok(Tools { _dir: dir, stamp })
+        Ok(Tools { stamp: installed(&stamp)? })
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn per_batch(_: &Tools) -> Outcome<Vec<Row>> {
     let mut strace = lab.command("strace");
     // Without --follow-forks only the daemon's threads would be missing: they are what is wanted.
     strace.args(["-f", "-y", "-e", "trace=write,fdatasync,fsync", "-o"]).arg(&log);
-    strace.arg(LOOM).args(["run", "--foreground"]);
+    strace.arg(&*LOOM).args(["run", "--foreground"]);
     lab.time(strace)?;
     let text = fs_err::read_to_string(&log)?;
     // Whoever opens the journal makes durable what is there already, once: that is no batch's.
