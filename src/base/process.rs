@@ -14,6 +14,10 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A setting of the C library (mallopt(3)) for daemons: one heap for all threads. With a heap
+/// each, those that serve clients keep what their largest answer took. Sessions do not inherit it.
+pub const ONE_HEAP: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
+
 /// Git configuration for sessions, checks and setups: no maintenance in the background.
 /// Git would leave it running behind a commit; ended with its session, it leaves its lock, and a
 /// repository with that lock is never maintained again. The user's own commands start it as ever.

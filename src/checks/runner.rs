@@ -214,6 +214,12 @@ fn carry_out() -> io::Result<()> {
     };
     let before = order.watched.as_ref().map(Watched::look);
     let mut stdout = io::stdout().lock();
+    // Here, not at each start: where the folder of a child is to be another one, the standard
+    // library copies this process for it instead of lending it its memory.
+    if let Err(error) = rustix::process::chdir(&order.cwd) {
+        writeln!(stdout, "{}", serde_json::to_string(&Answer::Trouble(error.to_string()))?)?;
+        return Ok(());
+    }
     for (at, command) in order.commands.iter().enumerate() {
         let answer = match until_it_passes(&order, order.first + at, command) {
             Ok(result) => Answer::Result(Box::new(result)),
@@ -316,7 +322,7 @@ fn open_log(path: &Path, command: &str) -> io::Result<Arc<File>> {
 /// so that it cannot end this runner. The scope is the thread's that spawns, and goes with it.
 fn spawn(order: &Order, command: &str) -> io::Result<Child> {
     let mut shell = process::command("/bin/sh");
-    shell.args(["-c", command]).current_dir(&order.cwd).env_clear();
+    shell.args(["-c", command]).env_clear();
     shell.envs(order.environment.iter().map(|(name, value)| (name, value)));
     shell.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let spawned = std::thread::scope(|scope| {

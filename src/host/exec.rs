@@ -6,7 +6,7 @@
 //! before the exec, where a program without unsafe code cannot act.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -88,14 +88,18 @@ pub fn enter_signal_scope() {
 fn environment(spec: &HostSpec, inherited: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<OsString, OsString> {
     let mut env: BTreeMap<OsString, OsString> = inherited.collect();
     // Faults are injected into Loom, not into what it runs.
-    fail::VARIABLES.iter().for_each(|name| drop(env.remove(std::ffi::OsStr::new(name))));
+    fail::VARIABLES.iter().for_each(|name| drop(env.remove(OsStr::new(name))));
+    let (name, value) = process::ONE_HEAP;
+    if env.get(OsStr::new(name)).is_some_and(|known| known == value) {
+        env.remove(OsStr::new(name));
+    }
     for change in &spec.env {
         apply(&mut env, change);
     }
     if spec.terminal.is_some() {
         // What the emulated screen is, whatever terminal the daemon was started from.
         for name in ["TERM_PROGRAM", "TERM_PROGRAM_VERSION", "COLUMNS", "LINES"] {
-            env.remove(std::ffi::OsStr::new(name));
+            env.remove(OsStr::new(name));
         }
         env.insert("TERM".into(), "xterm-256color".into());
     }
@@ -136,8 +140,9 @@ mod tests {
             attach_socket: None,
             spool: None,
         };
-        let inherited = [("A", "1"), ("B", "2"), ("TERM", "dumb"), ("TERM_PROGRAM", "x"), ("LINES", "9")];
-        let env = environment(&spec, inherited.into_iter().map(|(name, value)| (name.into(), value.into())));
+        let of_terminal = [("TERM", "dumb"), ("TERM_PROGRAM", "x"), ("LINES", "9")];
+        let inherited = [("A", "1"), ("B", "2"), process::ONE_HEAP].into_iter().chain(of_terminal);
+        let env = environment(&spec, inherited.map(|(name, value)| (name.into(), value.into())));
         let pairs: Vec<String> =
             env.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();
         assert_eq!(pairs.join(" "), expected);

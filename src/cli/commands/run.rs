@@ -191,6 +191,10 @@ pub fn keeper(place: &Place, args: &Run) -> Result<u8, Failure> {
         if !is_first {
             command.arg("--restarted");
         }
+        let (name, value) = process::ONE_HEAP;
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
+        }
         // Only the first one has a parent that waits.
         command.stdout(if is_first { Stdio::inherit() } else { Stdio::null() });
         command
