@@ -13,7 +13,7 @@ use crate::model::terminal::Terminal;
 
 /// Carries out plans with coding agents: worktrees, proof, and a merge queue that stays green
 #[derive(Debug, Parser)]
-#[command(name = "loom", version, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(name = "loom", version, arg_required_else_help = true)]
 pub struct Args {
     /// Work as if started in this folder
     #[arg(short = 'C', long, global = true, value_name = "DIR")]

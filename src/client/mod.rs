@@ -230,6 +230,10 @@ pub fn request(layout: &Layout, request: Request) -> Result<Answer, ClientError>
         Err(_) if is_inside_session() => spool::request(request)?,
         Err(error) if was_not_taken(layout, &error) => {
             require_operator("change the state of this project")?;
+            // Nothing is made for a request that only a plan could answer.
+            if !matches!(request, Request::LoadPlan { .. }) && !layout.journal().exists() {
+                return Err(BootError::NoPlan.into());
+            }
             Opened::open(layout, Mode::OneRequest)?.request(request)?
         }
         Err(error) => return Err(error),

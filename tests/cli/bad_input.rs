@@ -258,7 +258,12 @@ fn commands_before_init_say_what_comes_first() {
     env.loom(&["logs", "a"]).ends(1).has("loom init");
     env.loom(&["stop"]).ok().has("no daemon is running");
     env.loom(&["undo", "--list"]).ok().has("nothing was put aside");
-    assert!(!env.repo.join(".work/journal.jsonl").exists() || env.status()["plan"].is_null());
+    for verb in
+        [&["stage", "retry", "a"][..], &["stage", "approve", "g1"], &["resume", "a"], &["merge", "a"], &["merge"]]
+    {
+        env.loom(verb).ends(1).has("this project has no plan yet").has("loom init");
+    }
+    assert!(!env.repo.join(".work").exists(), "a command that did nothing has left something");
 }
 
 #[test]

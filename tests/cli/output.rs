@@ -190,6 +190,14 @@ fn completions_print_for_every_shell() {
 }
 
 #[test]
+fn help_is_found_however_it_is_asked_for() {
+    let env = Env::new();
+    let asked = env.loom(&["stage", "retry", "--help"]).ok();
+    assert_eq!(env.loom(&["help", "stage", "retry"]).ok().stdout, asked.stdout);
+    env.loom(&["help", "rnu"]).ends(2).has("rnu");
+}
+
+#[test]
 fn logs_show_what_a_session_printed_and_follow_it_to_its_end() {
     let env = Env::new();
     env.fifo("go");
@@ -205,6 +213,7 @@ fn logs_show_what_a_session_printed_and_follow_it_to_its_end() {
     }
     env.settle();
     env.loom(&["logs", "a.1"]).ok().has("last line");
+    env.loom(&["logs", "b.1"]).ends(1).has("there is no session `b.1`").has("did you mean `a.1`?");
     env.loom(&["logs"]).ok();
 }
 

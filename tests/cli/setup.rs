@@ -86,7 +86,6 @@ fn a_setup_that_was_cut_off_is_done_again_and_its_processes_are_ended() {
     let follower = env.spawn(&["logs", "-f", "a"]);
     kill(env.daemon_pid());
     env.until_said("said", "begun\nbegun");
-    env.wait_child(follower).ok().has("$ sleep 987");
     assert_eq!(env.pids("sleep 987").len(), 2, "a shell and its child: what the first try started is gone");
     env.go("go");
     env.until_said("said", "done\nagent");
@@ -94,8 +93,28 @@ fn a_setup_that_was_cut_off_is_done_again_and_its_processes_are_ended() {
     env.until_said("said", "agent\nbegun");
     env.go("go");
     env.settle();
+    env.wait_child(follower).ok().has("$ sleep 987");
     assert_eq!(env.said("said"), "begun\nbegun\ndone\nagent\nbegun\ndone\n", "the last one is the proof checkout's");
     assert_eq!(env.state(), "a merged");
+}
+
+#[test]
+fn logs_follow_from_the_setup_into_the_session() {
+    let env = Env::new();
+    env.fifo("go");
+    let setup = ["echo installing; echo begun >> @OUT@/said; read go < @OUT@/go"];
+    env.load(&plan(&[stage("a").first("echo at work").with(&yaml("setup", &setup))]));
+    env.loom(&["run"]).ok();
+    env.until_said("said", "begun");
+    let follower = env.spawn(&["logs", "-f", "a"]);
+    env.go("go");
+    // The proof checkout is set up too.
+    env.until_said("said", "begun\nbegun");
+    env.go("go");
+    env.settle();
+    let out = env.wait_child(follower).ok();
+    let (setup, work) = (out.stdout.find("installing").unwrap(), out.stdout.find("at work").unwrap());
+    assert!(setup < work, "{out}");
 }
 
 #[test]

@@ -4,18 +4,20 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::base::text::printable;
+use crate::base::text::{self, printable};
 use crate::base::wait::{Interest, wait};
 use crate::base::{fs, watch};
 use crate::cli::args::{Attach, Logs};
 use crate::cli::failure::{Failure, exit};
 use crate::cli::place::Place;
 use crate::cli::ui;
+use crate::client;
 use crate::daemon::ReadOnly;
 use crate::host::spec::{HostFolder, HostRecord};
 use crate::host::{logs as host_logs, viewer};
 use crate::kernel::world::Run;
 use crate::model::ids::{SessionId, StageId};
+use crate::wire::status::SessionRow;
 
 pub fn attach(place: &Place, args: &Attach) -> Result<u8, Failure> {
     let session = find(place, &args.target)?;
@@ -57,8 +59,12 @@ pub fn logs(place: &Place, args: &Logs) -> Result<u8, Failure> {
         Some(target) => {
             let session = find(place, target)?;
             let dir = place.layout.session(&session);
-            let has_setup = show_setup(place, target, args.follow, &mut out)?;
-            if !dir.exists() {
+            let mut has_setup = show_setup(place, target, args.follow, &mut out)?;
+            if args.follow {
+                wait_for_start(place, &session)?;
+                has_setup = has_setup || show_setup(place, target, true, &mut out)?;
+            }
+            if !HostFolder::new(&dir).record().exists() {
                 if has_setup {
                     return Ok(exit::OK);
                 }
@@ -75,6 +81,14 @@ pub fn logs(place: &Place, args: &Logs) -> Result<u8, Failure> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(exit::OK),
         other => Ok(other.map(|()| exit::OK)?),
     }
+}
+
+/// Returns when the session has a host, or will never have one.
+fn wait_for_start(place: &Place, session: &SessionId) -> Result<(), Failure> {
+    let is_coming =
+        |row: &SessionRow| row.id == session.as_str() && matches!(row.state.as_str(), "setting-up" | "starting");
+    client::status_when(&place.layout, |status| !status.sessions.iter().any(is_coming))?;
+    Ok(())
 }
 
 /// What `setup` and `teardown` of a stage's worktree printed, before the words of its session.
@@ -140,6 +154,13 @@ fn newest(run: &Run, target: &str) -> Result<SessionId, Failure> {
         Some(stage) => {
             let what = format!("stage `{target}` has had no session yet: it is {}", stage.state.kind().as_str());
             Err(Failure::user(what).hint("loom status"))
+        }
+        None if SessionId::from_str(target).is_ok() => {
+            let failure = Failure::user(format!("there is no session `{target}` in plan `{}`", run.plan.id));
+            Err(match text::similar(target, run.sessions.keys().map(SessionId::as_str)) {
+                Some(name) => failure.hint(format!("did you mean `{name}`?")),
+                None => failure.hint("loom status"),
+            })
         }
         None => Err(crate::kernel::unknown_stage(run, target).into()),
     }
