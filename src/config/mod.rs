@@ -301,7 +301,7 @@ mod tests {
             ("budget = 5", "1: there is no setting `budget`; `loom config` shows every key"),
             (
                 "notify.on = ['waiting', 'lunch']",
-                "1: `notify.on` must be a list of `waiting`, `gated`, `blocked`, `limit`, `complete` and `stopped`, not a value of the kind array; ",
+                "1: `notify.on` must be a list of `waiting`, `hanging`, `gated`, `blocked`, `limit`, `complete` and `stopped`, not a value of the kind array; ",
             ),
             (
                 "notify.webhook = 'file:///etc/passwd'",

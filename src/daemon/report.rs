@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::kernel::budget;
 use crate::kernel::lane;
 use crate::kernel::world::{BaseEntry, PlanEnd, Run, Stage, World};
-use crate::kernel::{is_unproven, next_step, text};
+use crate::kernel::{base_next, is_unproven, next_step, text};
 use crate::model::attention::Attention;
 use crate::model::budget::{Budget, Spent};
 use crate::model::ids::SessionId;
@@ -380,7 +380,7 @@ fn next(run: &Run, phase: PhaseOfPlan) -> Vec<String> {
         run.plan.stages.iter().filter_map(|spec| run.stages.get(&spec.id)).filter_map(|stage| next_step(run, stage)),
     );
     if run.base_stays.is_some() || matches!(run.base_entry, BaseEntry::Rejected { .. }) {
-        next.push("loom merge".to_owned());
+        next.push(base_next(run));
     }
     if run.paused.is_some() && run.end == PlanEnd::Open {
         let ready = run.stages.values().find(|stage| matches!(stage.state, StageState::Ready { .. }));

@@ -9,6 +9,7 @@ use super::orphans::{Whose, is_git_at_work};
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
 use crate::base::fs::{sync_dir, write_durable};
+use crate::model::fact::base_is_gone;
 use crate::model::ids::Oid;
 
 /// The outcome of a follow.
@@ -27,7 +28,7 @@ impl Git {
         let stayed = |why: String| Ok(Followed::Stayed { why });
         let checkout = self.checked_out_at(branch)?;
         match self.tip(&name)? {
-            None => return stayed(format!("branch `{branch}` is gone")),
+            None => return stayed(base_is_gone(branch)),
             Some(tip) if tip == *to => {}
             Some(tip) if !self.is_ancestor(&tip, to)? => {
                 return stayed(format!("branch `{branch}` has commits that the plan branch does not have"));

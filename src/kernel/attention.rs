@@ -2,11 +2,10 @@
 //! this very happening, so that it is told once.
 
 use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
-use super::{budget, lane, next_step};
+use super::{base_next, budget, lane, next_step, text};
 use crate::model::attention::{Attention, AttentionKind};
 use crate::model::budget::OnLimit;
 use crate::model::gate::{Gate, GateSubject};
-use crate::model::ids::StageId;
 use crate::model::session::{Activity, LaneCause};
 use crate::model::stage::StageState;
 
@@ -19,7 +18,7 @@ pub fn attention(world: &World) -> Vec<Attention> {
         all.extend(held(run, stage));
         blocked(run, stage, &mut all);
     }
-    all.extend(run.open_gates().filter(|gate| is_asked(run, gate)).map(|gate| gated(run, gate)));
+    all.extend(run.open_gates().map(|gate| gated(run, gate)));
     limits(world, run, &mut all);
     landing(run, &mut all);
     if run.end != PlanEnd::Open {
@@ -28,30 +27,44 @@ pub fn attention(world: &World) -> Vec<Attention> {
             key: format!("complete {} {}", run.plan.id, run.ground.nonce),
             kind: AttentionKind::Complete,
             stages: Vec::new(),
-            text: format!("plan `{}` is complete: {landed} of {} stages landed", run.plan.id, run.stages.len()),
+            text: format!("plan `{}` is complete: {landed} of {} landed", run.plan.id, text::stages(run.stages.len())),
             next: "loom status".to_owned(),
         });
     }
     all
 }
 
-/// A session that asks something, or is idle at its prompt.
+/// A session that asks something, is idle at its prompt, or may hang.
 fn waiting(run: &Run, stage: &Stage) -> Option<Attention> {
     let StageState::Running { session } = &stage.state else { return None };
     let session = run.sessions.get(session).filter(|session| session.host().is_some() && !session.is_over())?;
     let id = &stage.spec.id;
-    let (key, text) = match (session.activity, &session.asks) {
-        (Activity::Working | Activity::Background, _) => return None,
-        (Activity::Idle, _) => ("idle", format!("stage `{id}` is idle at its prompt")),
-        (Activity::WaitingForPerson, Some(asks)) => (asks.as_str(), format!("stage `{id}` asks: {asks}")),
-        (Activity::WaitingForPerson, None) => ("", format!("stage `{id}` waits for you")),
+    let (kind, key, text) = match (session.activity, &session.asks, &session.suspect) {
+        (Activity::Working | Activity::Background, _, None) => return None,
+        (Activity::Working | Activity::Background, _, Some(suspicion)) => (
+            AttentionKind::Hanging,
+            suspicion.since.to_string(),
+            format!(
+                "stage `{id}` may hang: {}, quiet since {:.0}; its session ends at {:.0} unless it goes on",
+                suspicion.why, suspicion.since, suspicion.ends_at
+            ),
+        ),
+        (Activity::Idle, ..) => {
+            (AttentionKind::Waiting, "idle".to_owned(), format!("stage `{id}` is idle at its prompt"))
+        }
+        (Activity::WaitingForPerson, Some(asks), _) => {
+            (AttentionKind::Waiting, asks.clone(), format!("stage `{id}` asks: {asks}"))
+        }
+        (Activity::WaitingForPerson, None, _) => {
+            (AttentionKind::Waiting, String::new(), format!("stage `{id}` waits for you"))
+        }
     };
     Some(Attention {
-        key: format!("waiting {} {key}", session.id),
-        kind: AttentionKind::Waiting,
+        key: format!("{} {} {key}", kind.as_str(), session.id),
+        kind,
         stages: vec![id.clone()],
         text,
-        next: format!("loom attach {id}"),
+        next: next_step(run, stage).unwrap_or_else(|| format!("loom attach {id}")),
     })
 }
 
@@ -89,15 +102,6 @@ fn blocked(run: &Run, stage: &Stage, all: &mut Vec<Attention>) {
         text: format!("stage `{id}` is blocked: {}", reason.text),
         next: next_step(run, stage).unwrap_or_else(|| "loom status".to_owned()),
     });
-}
-
-/// The question of a stage that went another way meanwhile is nobody's any more.
-fn is_asked(run: &Run, gate: &Gate) -> bool {
-    let is_gated = |id: &StageId| {
-        let state = run.stages.get(id).map(|stage| &stage.state);
-        matches!(state, Some(StageState::Gated { gate: other, .. }) if *other == gate.id)
-    };
-    gate.subject.stage().is_none_or(is_gated)
 }
 
 fn gated(run: &Run, gate: &Gate) -> Attention {
@@ -151,6 +155,6 @@ fn landing(run: &Run, all: &mut Vec<Attention>) {
         kind: AttentionKind::Blocked,
         stages: Vec::new(),
         text: why,
-        next: "loom merge".to_owned(),
+        next: base_next(run),
     });
 }

@@ -38,6 +38,6 @@ pub use due::{due, is_quiet, next_deadline};
 pub use recover::{Observed, recover};
 pub use request::unknown_stage;
 pub use rules::{Violation, rules};
-pub use schedule::{is_sandboxed, look_at_refs, next_step};
+pub use schedule::{base_next, is_sandboxed, look_at_refs, next_step};
 pub use step::step;
 pub use world::World;

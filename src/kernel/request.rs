@@ -115,7 +115,7 @@ fn load_plan(
         draft.fact(Fact::PlanReplaced { leftovers });
     }
     draft.fact(Fact::PlanLoaded { plan: Box::new(plan.clone()), source: source.clone(), ground: ground.clone() });
-    draft.done(id, format!("plan `{}` is loaded: {} stages", plan.id, plan.stages.len()));
+    draft.done(id, format!("plan `{}` is loaded: {}", plan.id, text::stages(plan.stages.len())));
     Ok(())
 }
 

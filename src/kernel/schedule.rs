@@ -12,7 +12,7 @@ use super::world::{BaseEntry, PlanEnd, Run, Stage, World};
 use super::{lane, watchdog};
 use crate::model::effect::Effect;
 use crate::model::event::{Entry, RunOptions};
-use crate::model::fact::{Fact, SessionChange, StageChange};
+use crate::model::fact::{Fact, SessionChange, StageChange, base_is_gone};
 use crate::model::gate::GateSubject;
 use crate::model::ids::{SessionId, StageId};
 use crate::model::plan::{Agent, AgentMode, BackendKind, Landing, StageSpec};
@@ -283,6 +283,15 @@ pub fn next_step(run: &Run, stage: &Stage) -> Option<String> {
             Some(format!("loom stage reset {skipped} --reason \"…\""))
         }
         _ => None,
+    }
+}
+
+/// What a person types so that the base branch follows.
+pub fn base_next(run: &Run) -> String {
+    let branch = &run.ground.base_branch;
+    match &run.base_stays {
+        Some(why) if *why == base_is_gone(branch) => format!("git branch {branch} {} && loom merge", run.plan.branch()),
+        _ => "loom merge".to_owned(),
     }
 }
 

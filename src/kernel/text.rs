@@ -31,6 +31,10 @@ pub fn attempts(n: u32) -> String {
     if n == 1 { "1 attempt".to_owned() } else { format!("{n} attempts") }
 }
 
+pub fn stages(n: usize) -> String {
+    if n == 1 { "1 stage".to_owned() } else { format!("{n} stages") }
+}
+
 /// The first files by name, the others by number.
 pub fn some_files(files: &[String]) -> String {
     const SHOWN: usize = 10;

@@ -23,6 +23,8 @@ pub struct Attention {
 pub enum AttentionKind {
     /// A session asks a person something, or is idle at its prompt.
     Waiting,
+    /// A session may hang.
+    Hanging,
     /// A question is open.
     Gated,
     /// A stage, or the landing, cannot go on.
@@ -36,8 +38,9 @@ pub enum AttentionKind {
 }
 
 impl AttentionKind {
-    pub const ALL: [AttentionKind; 6] = [
+    pub const ALL: [AttentionKind; 7] = [
         AttentionKind::Waiting,
+        AttentionKind::Hanging,
         AttentionKind::Gated,
         AttentionKind::Blocked,
         AttentionKind::Limit,
@@ -47,6 +50,7 @@ impl AttentionKind {
     pub fn as_str(self) -> &'static str {
         match self {
             AttentionKind::Waiting => "waiting",
+            AttentionKind::Hanging => "hanging",
             AttentionKind::Gated => "gated",
             AttentionKind::Blocked => "blocked",
             AttentionKind::Limit => "limit",

@@ -94,11 +94,16 @@ impl Budget {
     /// Each cap with what was used of it; none where there is no cap.
     pub fn words(&self, spent: Spent) -> [Option<String>; 3] {
         [
-            self.sessions.map(|cap| format!("{} of {cap} sessions", spent.sessions)),
+            self.sessions.map(|cap| format!("{} of {}", spent.sessions, sessions(cap))),
             self.tokens.map(|cap| format!("{} of {} tokens", short(spent.tokens), short(cap))),
             self.cost_microusd.map(|cap| format!("{} of {}", dollars(spent.cost_microusd), dollars(cap))),
         ]
     }
+}
+
+/// A cap of sessions as a person says it.
+pub fn sessions(cap: u32) -> String {
+    if cap == 1 { "1 session".to_owned() } else { format!("{cap} sessions") }
 }
 
 /// A count as a person says it: `4.2 M`, rounded down.

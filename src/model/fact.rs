@@ -351,6 +351,11 @@ pub enum SessionChange {
     },
 }
 
+/// Why a base branch stays that is not there any more.
+pub fn base_is_gone(branch: &str) -> String {
+    format!("branch `{branch}` is gone")
+}
+
 impl Fact {
     pub fn stage(stage: &StageId, change: StageChange) -> Fact {
         Fact::Stage { stage: stage.clone(), change }

@@ -4,7 +4,7 @@
 use std::fmt::{self, Display, Write};
 
 use crate::base::text::printable;
-use crate::model::budget::short;
+use crate::model::budget::{sessions, short};
 use crate::model::stage::StateKind;
 use crate::wire::status::{BudgetRow, PhaseOfPlan, StageRow, Status, UsedRow};
 
@@ -117,7 +117,7 @@ fn helping(used: Option<UsedRow>, budget: Option<BudgetRow>) -> Option<String> {
     let budget = budget?;
     let used = used.unwrap_or(UsedRow { sessions: 0, tokens: 0, cache_read: 0, cost_usd: None });
     let caps = [
-        budget.sessions.map(|cap| format!("{} of {cap} sessions", used.sessions)),
+        budget.sessions.map(|cap| format!("{} of {}", used.sessions, sessions(cap))),
         budget.tokens.map(|cap| format!("{} of {} tokens", short(used.tokens), short(cap))),
         budget.cost_usd.map(|cap| format!("${:.2} of ${cap:.2}", used.cost_usd.unwrap_or_default())),
     ];

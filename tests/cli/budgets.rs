@@ -13,11 +13,11 @@ fn a_stage_asks_for_another_session_and_goes_on_when_it_gets_one() {
     let env = Env::new();
     env.load(&plan_with("", &[stage("a").run(second_time()).with("budget: {sessions: 1}"), stage("b").after(&["a"])]));
     let out = env.run().ends(5);
-    let out = out.has("? a gated: stage `a` has used up its budget: 1 of 1 sessions. Approve grants as much again");
+    let out = out.has("? a gated: stage `a` has used up its budget: 1 of 1 session. Approve grants as much again");
     out.has("Next: loom stage approve a");
     let row = env.stage("a");
     assert_eq!((row["used"]["sessions"].as_u64(), row["budget"]["sessions"].as_u64()), (Some(1), Some(1)), "{row}");
-    let _ = env.loom(&["status"]).ok().has("a  gated      [1 of 1 sessions]");
+    let _ = env.loom(&["status"]).ok().has("a  gated      [1 of 1 session]");
     env.loom(&["stage", "approve", "a"]).ok().has("Next: loom run");
     env.finish();
     assert_eq!((env.stage("a")["attempt"].as_u64(), env.state().as_str()), (Some(2), "a merged, b merged"));
@@ -28,12 +28,12 @@ fn a_stage_asks_for_another_session_and_goes_on_when_it_gets_one() {
 fn a_plan_at_its_cap_lands_what_is_done_and_pauses_after_a_no() {
     let env = Env::new();
     env.load(&plan_with("budget: {sessions: 1}", &[stage("a"), stage("b").after(&["a"])]));
-    env.run().ends(5).has("? g1: the plan has used up its budget: 1 of 1 sessions").has("Next: loom stage approve g1");
+    env.run().ends(5).has("? g1: the plan has used up its budget: 1 of 1 session").has("Next: loom stage approve g1");
     assert_eq!(env.state(), "a merged, b ready");
     let _ = env
         .loom(&["status"])
         .ok()
-        .has("budget: 1 of 1 sessions")
+        .has("budget: 1 of 1 session")
         .has("loom stage approve g1   or   loom stage reject g1");
     env.loom(&["stage", "reject", "g1", "--reason", "enough"]).ok();
     let status = env.status();

@@ -23,6 +23,20 @@ fn a_dirty_checkout_stays_as_it_is_until_the_user_has_committed() {
 }
 
 #[test]
+fn a_base_branch_that_is_gone_is_brought_back_by_what_the_status_says() {
+    let env = Env::of(&[stage("a")]);
+    env.git(&["branch", "-m", "main", "other"]);
+    let next = "git branch main loom/_plan/plan && loom merge";
+    env.run().ends(5).has("branch `main` is gone").has(next);
+    assert_eq!(env.status()["next"], serde_json::json!([next]));
+    let branch: Vec<&str> = next.split(" && ").next().unwrap().split(' ').skip(1).collect();
+    env.git(&branch);
+    env.loom(&["merge"]).ok();
+    assert_eq!(env.status()["next"], serde_json::json!(["git log --oneline --graph loom/_plan/plan"]));
+    assert_eq!(env.git(&["rev-parse", "main"]), env.git(&["rev-parse", "loom/_plan/plan"]));
+}
+
+#[test]
 fn a_commit_of_the_dirty_work_is_merged_and_proven_by_loom_merge() {
     let env = Env::new();
     env.load(&plan_with("acceptance: [\"test -s README.md\"]", &[stage("a")]));

@@ -51,7 +51,7 @@ fn a_command_is_told_once_of_each_thing() {
 
     env.loom(&["stage", "retry", "a"]).ok();
     env.finish();
-    env.until_said("told", "complete|plan||loom status|plan `plan` is complete: 1 of 1 stages landed");
+    env.until_said("told", "complete|plan||loom status|plan `plan` is complete: 1 of 1 stage landed");
     assert_eq!(env.said("told").lines().count(), 2, "{}", env.said("told"));
 }
 
@@ -138,7 +138,7 @@ fn a_desktop_is_told_where_there_is_one() {
     assert_eq!(env.said("desktop"), "", "there is no desktop");
     env.set("DISPLAY", ":4545");
     env.finish();
-    env.until_said("desktop", "plan `plan` is complete: 1 of 1 stages landed");
+    env.until_said("desktop", "plan `plan` is complete: 1 of 1 stage landed");
     assert!(
         env.said("desktop").starts_with("--app-name=Loom\n--\nLoom · plan · complete\n"),
         "{}",

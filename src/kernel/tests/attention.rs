@@ -1,9 +1,10 @@
 //! What a person is told of, and that one cause is one thing.
 
+use super::watchdog::Doing;
 use super::*;
 use crate::kernel::attention;
 use crate::model::attention::{Attention, AttentionKind};
-use crate::model::budget::OnLimit;
+use crate::model::budget::{Budget, OnLimit};
 
 impl Sim {
     fn says(&self, session: &str, activity: Activity, asks: Option<&str>) -> Event {
@@ -48,6 +49,47 @@ fn a_session_that_waits_is_told_until_it_goes_on() {
     let idle = sim.says("a.1", Activity::Idle, None);
     sim.send(idle);
     assert_eq!(one(&sim).text, "stage `a` is idle at its prompt");
+}
+
+#[test]
+fn a_session_that_may_hang_is_told_once_until_it_goes_on() {
+    let mut sim = two(OnLimit::Resume);
+    sim.now += jiff::SignedDuration::from_secs(700);
+    sim.looked("a.1", Doing::Working, None);
+    let hangs = one(&sim);
+    assert_eq!((hangs.kind, hangs.stages.as_slice()), (AttentionKind::Hanging, &[id("a")][..]));
+    assert!(hangs.text.starts_with("stage `a` may hang: no answer from the model, quiet since "), "{hangs:?}");
+    assert!(hangs.next == "loom attach a" || hangs.next == "loom logs a", "{hangs:?}");
+    sim.now += jiff::SignedDuration::from_secs(60);
+    sim.looked("a.1", Doing::Working, None);
+    assert_eq!(one(&sim).key, hangs.key, "it is told again");
+    let now = sim.now;
+    sim.looked("a.1", Doing::Working, Some(now));
+    assert_eq!(attention(&sim.world), []);
+    // Who is idle at its prompt was told of already.
+    let idle = sim.says("a.1", Activity::Idle, None);
+    sim.send(idle);
+    sim.now += jiff::SignedDuration::from_secs(700);
+    sim.looked("a.1", Doing::TurnOver, Some(now));
+    assert_eq!(one(&sim).kind, AttentionKind::Waiting);
+}
+
+#[test]
+fn a_question_goes_with_its_stage() {
+    for request in [
+        Request::Reset { stage: id("a"), reason: "again".to_owned() },
+        Request::Skip { stage: id("a"), reason: "not needed".to_owned(), go_on: true },
+    ] {
+        let budget = Budget { sessions: Some(1), ..Budget::default() };
+        let mut sim = Sim::new(vec![StageSpec { budget, ..spec("a", &[], claude()) }, spec("b", &["a"], claude())]);
+        sim.schedule().hosted("a.1").gives_up("a.1", GaveUp::Unavailable { text: "529".to_owned() });
+        sim.now += jiff::SignedDuration::from_secs(3_600);
+        sim.schedule();
+        let asked = one(&sim);
+        assert_eq!((asked.kind, asked.next.as_str()), (AttentionKind::Gated, "loom stage approve a"));
+        sim.ask(request);
+        assert_eq!((attention(&sim.world), sim.world.run.as_ref().unwrap().open_gates().count()), (Vec::new(), 0));
+    }
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn a_session_at_the_cap_leaves_what_it_has_and_goes_on_after_a_persons_word() {
 fn a_rejected_budget_blocks_the_stage_and_a_retry_asks_again() {
     let mut sim = two(|plan| Arc::make_mut(&mut plan.stages[0]).budget = sessions(1));
     sim.schedule().hosted("a.1").ended("a.1", Exit::Code { code: 0 }).schedule();
-    assert!(sim.question().contains("1 of 1 sessions"), "{}", sim.question());
+    assert!(sim.question().contains("1 of 1 session"), "{}", sim.question());
     sim.answers(GateTarget::Stage { stage: id("a") }, false).schedule();
     assert!(
         matches!(sim.state("a"), StageState::Blocked { reason } if reason.code == BlockCode::Rejected),
@@ -129,7 +129,7 @@ fn the_plans_sessions_are_counted_before_they_start() {
     assert_eq!(sim.working(), ["a.1"], "two at once slip through");
     assert_eq!(
         sim.question(),
-        "the plan has used up its budget: 1 of 1 sessions. Approve grants as much again, reject pauses the plan"
+        "the plan has used up its budget: 1 of 1 session. Approve grants as much again, reject pauses the plan"
     );
     assert!(sim.run().landing_gate().is_none(), "what is done does not land");
     let gate = sim.gate();
