@@ -99,16 +99,22 @@ pub(super) fn walls(layout: &Layout, git: &Git, start: &Start, sandbox: &Sandbox
     Ok(Walls { allow_write: writable, deny_read, hidden, shown, frozen, deny_write })
 }
 
-/// Puts a `bwrap` before the real one: run by root it would leave its child the right to take
-/// the walls down again.
-pub(super) fn put_before(layout: &Layout, session: &SessionId) -> std::io::Result<()> {
+/// Puts a `bwrap` before the real one. Run by root that would leave its child the right to take
+/// the walls down again. And the client opens the folder that all worktrees share as a whole, in
+/// which a new file can do much harm (`commondir`, `MERGE_HEAD`, `shallow`): it is closed again
+/// after all mounts, but for what is a mount of its own.
+pub(super) fn put_before(layout: &Layout, git: &Git, session: &SessionId) -> std::io::Result<()> {
     let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, "bwrap is not in PATH");
-    let real = process::find_program("bwrap").ok_or_else(missing)?.display().to_string();
-    let real = shlex::try_quote(&real).map_err(std::io::Error::other)?.into_owned();
+    let real = process::find_program("bwrap").ok_or_else(missing)?;
+    let quoted = |path: &Path| -> std::io::Result<String> {
+        let path = path.display().to_string();
+        Ok(shlex::try_quote(&path).map_err(std::io::Error::other)?.into_owned())
+    };
     let dir = layout.programs(session);
     fs_err::create_dir_all(&dir)?;
     let path = dir.join("bwrap");
-    let script = format!("#!/bin/sh\nexec {real} --cap-drop CAP_SYS_ADMIN \"$@\"\n");
+    let script =
+        format!("#!/bin/sh\nreal={}\nshared={}\n{}", quoted(&real)?, quoted(&git.common)?, include_str!("bwrap.sh"));
     crate::base::fs::write_atomic(&path, script.as_bytes())?;
     fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
 }

@@ -142,7 +142,7 @@ fn write_files(context: &Context, git: &Git, start: &Start, environment: &Enviro
         None => agent::Walls::default(),
     };
     if start.sandbox.is_some() {
-        sandbox::put_before(layout, &start.session)?;
+        sandbox::put_before(layout, git, &start.session)?;
     }
     let loom = crate::base::process::this_binary()?;
     for file in agent::files(start, layout, &loom, environment, &walls) {

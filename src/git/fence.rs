@@ -16,7 +16,8 @@ pub(super) const PLACEHOLDER: &str = "_keep.lock";
 /// Folders of the shared one that are not frozen as a whole.
 const OPEN_FOLDERS: [&str; 4] = ["objects", "refs", "logs", "worktrees"];
 /// Its lasting files. What comes and goes cannot be frozen: the sandbox would put an empty
-/// file in its place, where the user's git would stumble over it.
+/// file in its place, where the user's git would stumble over it. That none is added is seen to
+/// where the sandbox is made.
 const FILES: [&str; 6] = ["HEAD", "config", "description", "index", "packed-refs", "shallow"];
 /// How a file of packed refs begins.
 const PACKED_REFS: &[u8] = b"# pack-refs with: peeled fully-peeled sorted \n";

@@ -55,6 +55,31 @@ const ATTEMPTS: &[(&str, &str)] = &[
         "echo '{\"id\":1,\"token\":\"x\",\"call\":{\"call\":\"request\",\"request\":{\"verb\":\"skip\",\"stage\":\"web\",\"reason\":\"x\",\"go_on\":false}}}' > @P/.work/sessions/api.1/outbox/f.tmp && mv @P/.work/sessions/api.1/outbox/f.tmp @P/.work/sessions/api.1/outbox/f.req && until [ -e @P/.work/sessions/api.1/outbox/f.reply ]; do :; done; grep -q '\"answer\":\"done\"' @P/.work/sessions/api.1/outbox/f.reply",
     ),
     ("another session's outbox", "echo '{}' > @P/.work/sessions/web.1/outbox/f.req"),
+    ("a new version of the plan", "loom plan apply --restart web @P/doc/plans/plan.md"),
+    ("a mended state", "loom doctor --fix"),
+    ("another stage's handoff", "loom handoff --stage web --status x"),
+    ("another stage's check", "loom stage dispute web --check 1 --reason x"),
+    ("another stage that waits", "loom stage waiting web --reason x"),
+    (
+        "an approval by a double fork",
+        "(env -i PATH=\"$PATH\" HOME=\"$HOME\" setsid sh -c 'loom -C @P stage approve later; echo $? > fork.rc' &); until [ -s fork.rc ]; do :; done; read rc < fork.rc; rm fork.rc; exit $rc",
+    ),
+    (
+        "a forged notification",
+        "echo '{\"channels\":{\"kinds\":[\"complete\"],\"bell\":false,\"desktop\":false,\"command\":\"touch @P/planted\",\"webhook\":null},\"notifications\":[{\"version\":1,\"event\":\"complete\",\"project\":\"x\",\"plan\":null,\"stages\":[],\"text\":\"x\",\"next\":\"x\"}]}' | loom notify",
+    ),
+    (
+        "a link in the outbox",
+        "ln -s ../../web.1/token @P/.work/sessions/api.1/outbox/l && mv @P/.work/sessions/api.1/outbox/l @P/.work/sessions/api.1/outbox/l.req && until [ -e @P/.work/sessions/api.1/outbox/l.reply ]; do :; done; grep -Eq '[0-9a-f]{32}' @P/.work/sessions/api.1/outbox/l.reply",
+    ),
+    (
+        "a pipe in the outbox",
+        "mkfifo @P/.work/sessions/api.1/outbox/p && mv @P/.work/sessions/api.1/outbox/p @P/.work/sessions/api.1/outbox/p.req && until [ -e @P/.work/sessions/api.1/outbox/p.reply ]; do :; done; grep -q '\"answer\":\"done\"' @P/.work/sessions/api.1/outbox/p.reply",
+    ),
+    (
+        "another control group",
+        "for at in $(awk '/ - cgroup2 /{print $5}' /proc/self/mountinfo); do echo $$ > $at/cgroup.procs && exit 0; done; exit 1",
+    ),
     // Tokens and secrets.
     ("its own token", "cat \"$LOOM_TOKEN_FILE\""),
     ("another token", "cat @P/.work/sessions/web.1/token"),
@@ -84,12 +109,28 @@ const ATTEMPTS: &[(&str, &str)] = &[
         "echo 'ref: refs/heads/main' > $(git rev-parse --git-dir)/HEAD; git commit -q --allow-empty -m x; rc=$?; git symbolic-ref HEAD refs/heads/loom/api; exit $rc",
     ),
     ("a hook", "echo 'touch /tmp/x' > @G/hooks/pre-commit"),
+    (
+        "a branch of a remote",
+        "mkdir -p @G/refs/remotes/origin && git rev-parse HEAD > @G/refs/remotes/origin/main && test -e @P/.git/refs/remotes/origin/main && touch @P/planted",
+    ),
     ("the configuration", "git config core.hooksPath /tmp"),
     ("the configuration's file", "echo x >> @G/config"),
     ("attributes", "echo '* filter=x' > @G/info/attributes"),
     ("packs", "rm -rf @G/objects/pack"),
     ("alternates", "echo /tmp > @G/objects/info/alternates"),
+    (
+        "a replaced object",
+        "git replace -f $(git rev-parse HEAD~1) $(git rev-parse HEAD) && test -e @G/refs/replace && git -C @P cat-file -e HEAD && touch @P/planted",
+    ),
+    ("another worktree, taken away", "git worktree remove --force @O"),
+    ("a merge of the user's", "git rev-parse HEAD > @G/MERGE_HEAD"),
+    ("another common folder", "echo $PWD > @G/commondir"),
+    ("a lock of the user's", "touch @G/index.lock"),
+    ("a cut history", "git rev-parse HEAD > @G/shallow"),
+    ("the user's reflog", "rm @G/logs/HEAD"),
     // Loom's own files.
+    ("the project's settings", "echo 'max_parallel = 100' > @P/.work/config.toml"),
+    ("what was told", "echo '[]' > @P/.work/notified.json"),
     ("the journal", "echo x >> @P/.work/journal.jsonl"),
     ("the journal's anchor", "git update-ref refs/loom/journal HEAD"),
     ("the journal's anchor, by hand", "git rev-parse HEAD > @G/refs/loom/journal"),
@@ -117,6 +158,7 @@ const ATTEMPTS: &[(&str, &str)] = &[
     ("a commit in another worktree", "git -C @O commit -qam x"),
     ("the user's checkout", "echo x > @P/README.md"),
     ("the user's home", "touch @H/planted"),
+    ("the user's settings of Loom", "mkdir -p @H/.config/loom && echo '[notify]' > @H/.config/loom/config.toml"),
     ("the user's shell", "echo x > @H/.bashrc"),
     // Processes and the machine.
     ("the host", "pkill -9 -f 'loom host'"),
@@ -208,6 +250,16 @@ fn an_agent_in_the_sandbox_gets_nowhere() {
     assert_eq!(project.git(&["log", "-1", "--format=%s", "loom/web"]), "Mine\n");
     assert_eq!(project.git(&["for-each-ref", "--format=%(refname)", "refs/loom"]), "refs/loom/journal\n");
     let anchor = project.git(&["cat-file", "-t", "refs/loom/journal"]);
+    let planted = ["replace", "remotes", "stash"].map(|name| project.root().join(".git/refs").join(name));
+    assert!(!planted.iter().any(|path| path.exists()), "a ref of another kind was made");
+    assert!(!project.root().join("planted").exists() && !project.path("home/.config/loom").exists());
+    assert!(
+        !["MERGE_HEAD", "commondir", "index.lock", "shallow"].iter().any(|name| project
+            .root()
+            .join(".git")
+            .join(name)
+            .exists())
+    );
     assert_eq!(anchor, "blob\n", "Loom's own anchor of the journal was bent");
     assert!(project.path("cache/loom").is_dir(), "there was nothing to protect");
     assert_eq!(project.git(&["status", "--short"]), "?? doc/\n");
