@@ -52,7 +52,8 @@ fn until_killed(at: At, gate: &str) -> Vec<Turn> {
     let begun = vec![write("half.txt", "half\n"), commit("half.txt")];
     let done = || vec![write("a.txt", "alpha\n"), commit("a.txt")];
     let rest = match at {
-        At::BeforeTheFirstByte => return finishes().into_iter().map(|turn| turn.held("killed")).collect(),
+        // Killed before it wrote its transcript, it begins again, with the next turn.
+        At::BeforeTheFirstByte => return [vec![Turn::text("Never heard.").held("killed")], finishes()].concat(),
         At::TheStreamOfAText => vec![Turn::Stall],
         At::AWrite => vec![write("a.txt", "alp\n").held("write")],
         At::ABash => vec![Turn::bash(&format!("read go < {gate}"))],

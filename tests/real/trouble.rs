@@ -409,6 +409,41 @@ fn an_agent_opened_by_hand_is_told_whose_tree_it_is_in_and_cannot_submit() {
     assert_eq!(project.sessions_started(), 1);
 }
 
+/// Blocked with half of its work done, and resumed by a person: the same agent goes on.
+fn resumed(settings: &str) {
+    let blocks = [
+        write("half.txt", "half\n"),
+        commit("half.txt"),
+        Turn::bash("loom stage block api --reason 'which letter?'"),
+        Turn::text("I wait."),
+    ];
+    let again = Lane::new("again").when(When::Anywhere("You go on with stage `api`".to_owned()));
+    let script = Script::new().lane(again.turns(diligent("a.txt", "alpha\n"))).lane(lane("api", blocks));
+    let api = Api::start(script);
+    let project = Project::new(&api);
+    project.init(settings, ONE);
+    assert_eq!(project.run().code, 4, "{}", project.story());
+    let said = project.loom(&["resume", "api"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    project.run_to_the_end();
+
+    assert_eq!(project.sessions_started(), 2, "{}", project.story());
+    let requests = api.main_requests();
+    assert!(requests.iter().any(|seen| seen.lane == "again"), "{}", project.story());
+    assert!(requests.iter().all(|seen| seen.session == requests[0].session), "another conversation");
+    assert_eq!(project.git(&["show", "main:half.txt"]), "half\n");
+}
+
+#[test]
+fn a_person_resumes_the_conversation_of_a_terminal() {
+    resumed(TERMINAL);
+}
+
+#[test]
+fn a_person_resumes_the_conversation_of_a_headless_client() {
+    resumed(HEADLESS);
+}
+
 /// What a person says with a retry is read by the agent.
 #[test]
 fn the_words_of_a_retry_reach_the_agent() {
