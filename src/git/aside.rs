@@ -14,6 +14,14 @@ use crate::model::plan::stage_branch;
 /// the folder.
 pub type Farewell<'a> = &'a dyn Fn(&StageId, &str);
 
+/// Removes a folder. Somebody else who removes it at that moment does the same.
+pub(super) fn let_go(dir: &Path) -> std::io::Result<()> {
+    match fs_err::remove_dir_all(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !dir.exists() => Ok(()),
+        result => result,
+    }
+}
+
 impl Git {
     /// Rescues a worktree and removes it; git is told by [`Git::prune_worktrees`]. A folder that
     /// is no worktree of this repository is left alone. Returns where its work is now, if it
@@ -178,7 +186,7 @@ impl Git {
             let stage = folder.split('.').next().and_then(|id| StageId::new(id).ok());
             let commits = super::rescue::left_in(&admin);
             self.rescue_commits(&stage.unwrap_or_else(nobodys), &commits)?;
-            fs_err::remove_dir_all(&admin)?;
+            let_go(&admin)?;
         }
         Ok(())
     }

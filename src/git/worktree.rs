@@ -121,7 +121,7 @@ impl Git {
             let has_its_name = Some(entry.file_name().as_os_str()) == dir.file_name();
             if points_to.trim() == pointer || (is_unfinished && has_its_name) {
                 rescued = self.rescue_commits(stage, &super::rescue::left_in(&entry.path()))?.or(rescued);
-                fs_err::remove_dir_all(entry.path())?;
+                super::aside::let_go(&entry.path())?;
             }
         }
         Ok(rescued)
