@@ -87,7 +87,8 @@ impl Git {
     /// `git` in `dir`, a checkout of this repository.
     pub(super) fn in_dir(&self, dir: &Path, args: &[&str]) -> Command {
         let mut command = plain(&[]);
-        command.current_dir(dir);
+        // Not what the worktree says: its agent could have it name configuration of its own.
+        command.current_dir(dir).env("GIT_COMMON_DIR", &self.common);
         command.arg("-c").arg(format!("core.excludesFile={}", self.excludes.display()));
         command.args(args);
         command

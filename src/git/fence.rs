@@ -19,6 +19,9 @@ const OPEN_FOLDERS: [&str; 4] = ["objects", "refs", "logs", "worktrees"];
 /// file in its place, where the user's git would stumble over it. That none is added is seen to
 /// where the sandbox is made.
 const FILES: [&str; 6] = ["HEAD", "config", "description", "index", "packed-refs", "shallow"];
+/// In a worktree's own folder: where git, also that of Loom and the user's, finds the rest, and
+/// settings that name programs.
+const LINKS: [&str; 3] = ["commondir", "config.worktree", "gitdir"];
 /// How a file of packed refs begins.
 const PACKED_REFS: &[u8] = b"# pack-refs with: peeled fully-peeled sorted \n";
 
@@ -41,10 +44,12 @@ impl Git {
     /// # Errors
     /// When the folders cannot be read or the placeholders cannot be made.
     pub fn fence(&self, worktree: &Path, own: &str, siblings: &[&str]) -> Result<Fence, GitError> {
-        let own_folder = git2::Repository::open(worktree)?.path().to_path_buf();
+        // Without the slash at its end: the client compares names.
+        let own_folder: PathBuf = git2::Repository::open(worktree)?.path().components().collect();
         let [objects, refs, logs] = ["objects", "refs", "logs"].map(|name| self.common.join(name));
         let (heads, loom) = (refs.join("heads"), refs.join("heads/loom"));
         self.hold_folders(&refs, &loom, &logs)?;
+        self.hold_links(&own_folder, &objects)?;
         let mut shown = without(&refs, &["heads"])?;
         shown.extend(without(&heads, &["loom"])?);
         shown.sort();
@@ -58,13 +63,22 @@ impl Git {
         frozen.retain(|path| path.is_file());
         frozen.extend(without(&self.common, &OPEN_FOLDERS)?.into_iter().filter(|path| path.is_dir()));
         frozen.push(loom.join("_plan"));
-        frozen.extend(["pack", "info"].map(|name| objects.join(name)).into_iter().filter(|path| path.is_dir()));
+        frozen.extend(["pack", "info"].map(|name| objects.join(name)));
+        frozen.extend(LINKS.map(|name| own_folder.join(name)));
         Ok(Fence {
             writable: vec![own_folder, objects, loom, logs.join("refs/heads/loom")],
             hidden: [refs, logs, self.common.join("worktrees")].into_iter().chain(others).collect(),
             shown,
             frozen,
         })
+    }
+
+    /// What says where configuration and objects are read from can only be frozen where it is.
+    fn hold_links(&self, own_folder: &Path, objects: &Path) -> io::Result<()> {
+        for name in LINKS {
+            OpenOptions::new().create(true).append(true).open(own_folder.join(name))?;
+        }
+        ["pack", "info"].into_iter().try_for_each(|name| fs_err::create_dir_all(objects.join(name)))
     }
 
     /// Makes what the sandbox can only open or close when it is there.
@@ -135,6 +149,9 @@ mod tests {
         assert_eq!(shown(&fence.shown), ["refs/heads/feature", "refs/heads/main", "refs/loom", "refs/tags"]);
         let frozen = shown(&fence.frozen);
         assert!(frozen.contains(&"refs/heads/loom/_plan".to_owned()), "{frozen:?}");
+        for name in ["commondir", "config.worktree", "gitdir"] {
+            assert!(frozen.contains(&format!("worktrees/api/{name}")), "{frozen:?}");
+        }
         for name in ["HEAD", "config", "hooks", "index", "info", "objects/info", "objects/pack", "packed-refs"] {
             // A worktree that was never read has no index; templates may lack the folders.
             let is_there = found.common.join(name).exists();

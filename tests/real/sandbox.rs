@@ -125,6 +125,13 @@ const ATTEMPTS: &[(&str, &str)] = &[
     ("another worktree, taken away", "git worktree remove --force @O"),
     ("a merge of the user's", "git rev-parse HEAD > @G/MERGE_HEAD"),
     ("another common folder", "echo $PWD > @G/commondir"),
+    ("its own common folder", "echo $PWD > $(git rev-parse --git-dir)/commondir"),
+    (
+        "its own common folder, replaced",
+        "cd $(git rev-parse --git-dir) && echo /tmp > c2 && mv c2 commondir; rc=$?; rm -f c2; exit $rc",
+    ),
+    ("its own way back", "echo /tmp/x > $(git rev-parse --git-dir)/gitdir"),
+    ("its own worktree's settings", "git rev-parse HEAD >> $(git rev-parse --git-dir)/config.worktree"),
     ("a lock of the user's", "touch @G/index.lock"),
     ("a cut history", "git rev-parse HEAD > @G/shallow"),
     ("the user's reflog", "rm @G/logs/HEAD"),
