@@ -258,6 +258,7 @@ fn beside_each_other(
 fn order(commands: Vec<verdict::Command>, first: usize, place: &Place) -> runner::Order {
     runner::Order {
         cwd: place.cwd.to_path_buf(),
+        top: place.tracked.map(|tracked| tracked.root.to_path_buf()),
         environment: place.environment.clone(),
         commands,
         first,

@@ -22,6 +22,7 @@ use super::verdict::{self, Ran};
 use crate::base::wait::{Got, Interest, earlier, read, set_nonblocking, wait};
 use crate::base::{process, text};
 use crate::host::{self, tree};
+use crate::model::check::Check;
 use crate::model::limits::{
     CHECK_EVIDENCE_BYTES_MAX, CHECK_FILE_BYTES_MAX, CHECK_OUTPUT_BYTES_MAX, CHECK_TIMEOUT, DRAIN_MAX, KILL_AGAIN,
     KILL_GRACE, LEFTOVER_GRACE,
@@ -33,6 +34,9 @@ use crate::model::stage::CheckResult;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) cwd: PathBuf,
+    /// Where those start that are the plan's, if it is elsewhere.
+    #[serde(default)]
+    pub(super) top: Option<PathBuf>,
     /// The whole environment of the commands.
     pub(super) environment: Vec<(String, String)>,
     pub(super) commands: Vec<verdict::Command>,
@@ -251,7 +255,7 @@ fn limit(resource: Resource, most: u64) {
 fn until_it_passes(order: &Order, at: usize, command: &verdict::Command) -> io::Result<CheckResult> {
     let mut failed_runs = 0;
     loop {
-        let ran = run_one(order, &command.check.command, command.check.timeout_secs)?;
+        let ran = run_one(order, &command.check)?;
         let mut result = verdict::judge(command, &ran);
         result.failed_runs = failed_runs;
         (result.evidence, result.evidence_sha256) = keep(order, at, failed_runs, &ran)?;
@@ -279,15 +283,15 @@ fn keep(order: &Order, at: usize, run: u32, ran: &Ran) -> io::Result<(String, St
     Ok((path.strip_prefix(&order.work).unwrap_or(&path).display().to_string(), text::sha256(&kept)))
 }
 
-fn run_one(order: &Order, command: &str, timeout_secs: Option<u64>) -> io::Result<Ran> {
+fn run_one(order: &Order, check: &Check) -> io::Result<Ran> {
     let started = Instant::now();
-    let log = order.log.as_deref().map(|path| open_log(path, command)).transpose()?;
-    let mut child = spawn(order, command)?;
+    let log = order.log.as_deref().map(|path| open_log(path, &check.command)).transpose()?;
+    let mut child = spawn(order, check)?;
     let mut running = Running {
         pidfd: pidfd(&child)?,
         out: Stream::of(child.stdout.take().map(OwnedFd::from), &log)?,
         err: Stream::of(child.stderr.take().map(OwnedFd::from), &log)?,
-        deadline: started.checked_add(timeout_secs.map_or(CHECK_TIMEOUT, Duration::from_secs)),
+        deadline: started.checked_add(check.timeout_secs.map_or(CHECK_TIMEOUT, Duration::from_secs)),
         kill_at: None,
         timed_out: false,
     };
@@ -320,9 +324,12 @@ fn open_log(path: &Path, command: &str) -> io::Result<Arc<File>> {
 
 /// Starts the command in a process group and, where the kernel has it, a signal scope of its own,
 /// so that it cannot end this runner. The scope is the thread's that spawns, and goes with it.
-fn spawn(order: &Order, command: &str) -> io::Result<Child> {
+fn spawn(order: &Order, check: &Check) -> io::Result<Child> {
     let mut shell = process::command("/bin/sh");
-    shell.args(["-c", command]).env_clear();
+    shell.args(["-c", &check.command]).env_clear();
+    if let Some(top) = order.top.as_ref().filter(|top| check.from_top && **top != order.cwd) {
+        shell.current_dir(top);
+    }
     shell.envs(order.environment.iter().map(|(name, value)| (name, value)));
     shell.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let spawned = std::thread::scope(|scope| {

@@ -66,6 +66,7 @@ pub fn carry_out(preparation: &Preparation, lifeline: &Lifeline) -> Result<Optio
     };
     let order = runner::Order {
         cwd: preparation.cwd.to_path_buf(),
+        top: None,
         environment: preparation.environment.clone(),
         commands: preparation.commands.iter().map(command).collect(),
         first: 0,

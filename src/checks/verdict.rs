@@ -54,7 +54,7 @@ impl Command {
         Command {
             failure_patterns: impact.failure_patterns.clone(),
             lists_for: Some(impact.label()),
-            ..Command::of(&Check::command(command))
+            ..Command::of(&Check { from_top: true, ..Check::command(command) })
         }
     }
 

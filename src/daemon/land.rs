@@ -133,12 +133,17 @@ impl<'a> Landing<'a> {
     }
 }
 
-/// Every command that decides about the work: what prepares the checks decides with them.
-fn commands(prove: &Prove) -> Vec<String> {
-    let checks = prove.checks.iter().map(|check| check.command.clone());
+/// What the commands that decide about the work execute: what prepares the checks decides with them.
+fn executed(prove: &Prove, script: &dyn Fn(&str) -> Option<Script>) -> Vec<String> {
+    let checks = |from_top: bool| {
+        prove.checks.iter().filter(move |check| check.from_top == from_top).map(|check| check.command.clone())
+    };
     let setup = prove.setup.iter().flat_map(|setup| setup.commands.iter().cloned());
-    let impact = prove.impact.iter().map(|impact| impact.now().to_owned());
-    checks.chain(prove.criteria.commands().map(str::to_owned)).chain(impact).chain(setup).collect()
+    let stages: Vec<String> = checks(false).chain(prove.criteria.commands().map(str::to_owned)).chain(setup).collect();
+    let plans: Vec<String> = checks(true).chain(prove.impact.iter().map(|impact| impact.now().to_owned())).collect();
+    let mut found = checks::executed(&stages, &prove.working_dir, script);
+    found.extend(checks::executed(&plans, ".", script));
+    found
 }
 
 /// Globs of what the plan asks the stage to write, from the top of the tree.
@@ -161,7 +166,7 @@ fn touched(git: &Git, prove: &Prove, tree: &Oid) -> Result<Vec<Touched>, GitErro
         protected: prove.protected.clone(),
         files: prove.files.clone(),
         asked: asked(prove),
-        run: checks::executed(&commands(prove), &prove.working_dir, &script),
+        run: executed(prove, &script),
         plan: Some(prove.plan_path.clone()),
     };
     let text = |change: &Change| {

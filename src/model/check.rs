@@ -21,6 +21,9 @@ pub struct Check {
     /// Declared to pass already before the stage.
     #[serde(default)]
     pub guard: bool,
+    /// Starts at the top of the tree, and not in the stage's `working_dir`: it is the plan's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_top: bool,
     /// Runs beside its neighbours that say so too: they do not touch each other's files.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub parallel: bool,
@@ -62,6 +65,7 @@ impl Check {
             stderr_empty: false,
             timeout_secs: None,
             guard: false,
+            from_top: false,
             parallel: false,
             retries: 0,
             policy: Policy::Fail,

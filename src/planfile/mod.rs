@@ -171,7 +171,8 @@ impl Reader<'_, '_> {
         let budget = fields.get("budget").map_or_else(Budget::default, |node| self.budget(node));
         let on_limit = fields.get("on_limit").and_then(|node| self.on_limit(node));
         let sandbox = fields.get("sandbox").map_or_else(SandboxFields::default, |node| self.sandbox(node));
-        let acceptance = fields.get("acceptance").map_or_else(Vec::new, |node| self.checks(node, "acceptance"));
+        let mut acceptance = fields.get("acceptance").map_or_else(Vec::new, |node| self.checks(node, "acceptance"));
+        acceptance.iter_mut().for_each(|check| check.from_top = true);
         let protected =
             self.wanted(&fields, "protected").map_or_else(Vec::new, |node| self.globs(node, "protected", "."));
         let change_impact = self.wanted(&fields, "change_impact").and_then(|node| self.change_impact(node));

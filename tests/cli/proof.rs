@@ -325,6 +325,19 @@ fn what_a_check_changes_of_the_tree_is_put_back_before_the_next() {
 }
 
 #[test]
+fn the_checks_of_the_plan_start_at_the_top_and_those_of_a_stage_in_its_folder() {
+    let env = Env::new();
+    env.write("sub/here.txt", "x\n");
+    env.git(&["add", "-A"]);
+    env.git(&["commit", "-q", "-m", "Sub"]);
+    let work = stage("a").with("working_dir: sub").check("test -e here.txt && test -s a.txt");
+    env.load(&plan_with("acceptance: [\"test -e sub/here.txt && test -e README.md\"]", &[work]));
+    env.finish();
+    assert_eq!(env.read("sub/a.txt"), "a\n");
+    env.loom(&["verify", "a"]).ok();
+}
+
+#[test]
 fn checks_run_beside_each_other_when_the_plan_says_so_and_see_the_tree_as_it_is() {
     let parallel = |checks: [&str; 2]| {
         let check = |command: &&str| format!("{{command: {}, parallel: true}}", serde_json::json!(command));
