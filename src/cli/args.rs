@@ -105,9 +105,6 @@ pub struct Init {
     /// Put the open plan's work aside and start over
     #[arg(long)]
     pub clean: bool,
-    /// Go on without a field that does not work in this version (repeatable)
-    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
-    pub ignore_field: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, ClapArgs)]
@@ -394,9 +391,6 @@ pub struct PlanDiff {
     /// As JSON
     #[arg(long)]
     pub json: bool,
-    /// Go on without a field that does not work in this version (repeatable)
-    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
-    pub ignore_field: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -406,9 +400,6 @@ pub struct PlanApply {
     /// version at once (repeatable)
     #[arg(long, value_name = "STAGE", action = ArgAction::Append, add = ArgValueCompleter::new(complete::stages))]
     pub restart: Vec<StageId>,
-    /// Go on without a field that does not work in this version (repeatable)
-    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
-    pub ignore_field: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -421,9 +412,6 @@ pub struct Verify {
     /// As JSON
     #[arg(long)]
     pub json: bool,
-    /// Go on without a field that does not work in this version (repeatable)
-    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
-    pub ignore_field: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,14 +13,14 @@ impl Reader<'_, '_> {
     /// Everything of a stage that proves it and is no plain command.
     pub fn criteria(&mut self, fields: &Fields<'_, '_>, working_dir: &str) -> Criteria {
         let checks = |reader: &mut Self, name: &'static str| {
-            reader.wanted(fields, name).map_or_else(Vec::new, |node| reader.checks(node, name))
+            fields.get(name).map_or_else(Vec::new, |node| reader.checks(node, name))
         };
         let before = checks(self, "before_stage");
         let after = checks(self, "after_stage");
-        let artifacts = self.wanted(fields, "artifacts");
-        let wiring = self.wanted(fields, "wiring");
-        let wiring_tests = self.wanted(fields, "wiring_tests");
-        let dead_code = self.wanted(fields, "dead_code_check");
+        let artifacts = fields.get("artifacts");
+        let wiring = fields.get("wiring");
+        let wiring_tests = fields.get("wiring_tests");
+        let dead_code = fields.get("dead_code_check");
         Criteria {
             artifacts: artifacts.map_or_else(Vec::new, |node| self.globs(node, "artifacts", working_dir)),
             wiring: wiring.map_or_else(Vec::new, |node| self.wiring(node, working_dir)),
@@ -90,15 +90,15 @@ impl Reader<'_, '_> {
     /// `bug_fix` and `regression_test`: each needs the other.
     fn regression_test(&mut self, fields: &Fields<'_, '_>, working_dir: &str) -> Option<RegressionTest> {
         let of = "`regression_test`";
-        let bug_fix = self.wanted(fields, "bug_fix");
+        let bug_fix = fields.get("bug_fix");
         let is_fix = bug_fix.is_some_and(|node| matches!(node.value, Value::Bool(true)));
-        let test = self.wanted(fields, "regression_test");
+        let test = fields.get("regression_test");
         match (is_fix, test, bug_fix) {
-            (true, None, Some(node)) if !self.ignores("regression_test") => {
+            (true, None, Some(node)) => {
                 let hint = "add `regression_test: {file: …, must_contain: […]}`, the test that would have caught it";
                 self.report.error(&node.span, "`bug_fix` needs a `regression_test`").hint(hint).field("bug_fix");
             }
-            (false, Some(node), _) if !self.ignores("bug_fix") => {
+            (false, Some(node), _) => {
                 let message = "`regression_test` without `bug_fix: true`";
                 self.report.error(&node.span, message).hint("add `bug_fix: true`").field("regression_test");
             }

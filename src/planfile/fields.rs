@@ -7,8 +7,6 @@ pub enum Effect {
     Works,
     /// Older plans have it, and it means nothing here.
     Foreign,
-    /// It protects or proves, and does not work yet: refused unless told otherwise.
-    Refused,
 }
 
 /// What a field's value looks like.
@@ -39,11 +37,6 @@ const fn works(name: &'static str, shape: Shape) -> Field {
 const fn foreign(name: &'static str, shape: Shape) -> Field {
     Field { name, effect: Effect::Foreign, shape }
 }
-#[expect(dead_code, reason = "for a field that does not work yet; in this version every one does")]
-const fn refused(name: &'static str, shape: Shape) -> Field {
-    Field { name, effect: Effect::Refused, shape }
-}
-
 pub const BACKENDS: &[&str] = &["claude", "command"];
 pub const MODES: &[&str] = &["interactive", "headless"];
 pub const EFFORTS: &[&str] = &["low", "medium", "high", "xhigh", "max"];
@@ -120,11 +113,6 @@ pub const STAGE: &[Field] = &[
     works("subagent_timeout_secs", Shape::Any),
 ];
 
-/// What a field of a stage does; none for a name that is no field.
-pub fn effect_on_stage(name: &str) -> Option<Effect> {
-    STAGE.iter().find(|field| field.name == name).map(|field| field.effect)
-}
-
 /// Fields of a check.
 pub const CHECK: &[Field] = &[
     works("command", Shape::Text),
@@ -193,13 +181,6 @@ pub const DEAD_CODE: &[Field] =
     &[works("command", Shape::Text), works("fail_patterns", Shape::Texts), works("ignore_patterns", Shape::Texts)];
 pub const REGRESSION_TEST: &[Field] = &[works("file", Shape::Text), works("must_contain", Shape::Texts)];
 pub const CODE_REVIEW: &[Field] = &[works("dimensions", Shape::Any), works("require_all", Shape::Bool)];
-
-/// Names that `--ignore-field` takes.
-pub fn ignorable() -> impl Iterator<Item = &'static str> {
-    let plan = PLAN.iter().filter(|field| field.effect == Effect::Refused);
-    let stage = STAGE.iter().filter(|field| field.effect == Effect::Refused);
-    plan.chain(stage).map(|field| field.name)
-}
 
 /// What a field is called here that goes by another name in other tools.
 pub fn other_name(name: &str) -> Option<&'static str> {

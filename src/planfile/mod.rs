@@ -42,14 +42,13 @@ pub use wiring::{Changed, Link, Seen, Unused, look};
 
 use std::sync::Arc;
 
-use crate::base::text;
 use crate::model::budget::Budget;
 use crate::model::ids::PlanId;
 use crate::model::limits::{PARALLEL_DEFAULT, PARALLEL_MAX, STAGES_MAX};
 use crate::model::plan::{Landing, Plan};
 use agent::AgentFields;
 use analysis::Drafted;
-use diagnostic::{Report, quoted};
+use diagnostic::Report;
 use markdown::Document;
 use places::Places;
 use reader::{Fields, Reader};
@@ -57,13 +56,6 @@ use sandbox::SandboxFields;
 use source::Source;
 use stage::{Defaults, StageDraft};
 use yaml::{Node, Value};
-
-/// How strictly a plan is read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Fields without effect that are let through: the values of `--ignore-field`.
-    pub ignored_fields: Vec<String>,
-}
 
 /// What reading a plan file gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,28 +67,18 @@ pub struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Names that `--ignore-field` takes.
-pub fn ignorable_fields() -> impl Iterator<Item = &'static str> {
-    fields::ignorable()
-}
-
 /// Reads the plan in `source`. `path` names it in messages and gives the plan its id.
-pub fn read(source: &[u8], path: &str, options: &Options) -> Parsed {
-    read_in(source, path, options, None).0
+pub fn read(source: &[u8], path: &str) -> Parsed {
+    read_in(source, path, None).0
 }
 
 /// As [`read`], and looks at the plan as a whole and at where it would run. The summary is
 /// there when the dependencies make sense, whatever else is wrong.
-pub fn verify(source: &[u8], path: &str, options: &Options, around: &Surroundings<'_>) -> (Parsed, Option<Summary>) {
-    read_in(source, path, options, Some(around))
+pub fn verify(source: &[u8], path: &str, around: &Surroundings<'_>) -> (Parsed, Option<Summary>) {
+    read_in(source, path, Some(around))
 }
 
-fn read_in(
-    source: &[u8],
-    path: &str,
-    options: &Options,
-    around: Option<&Surroundings<'_>>,
-) -> (Parsed, Option<Summary>) {
+fn read_in(source: &[u8], path: &str, around: Option<&Surroundings<'_>>) -> (Parsed, Option<Summary>) {
     let mut report = Report::default();
     let source = match Source::new(path, source) {
         Ok(source) => source,
@@ -111,11 +93,10 @@ fn read_in(
         }
     };
     let id = plan_id(path, &mut report);
-    check_ignored(options, &mut report);
     let mut summary = None;
     let plan = markdown::split(&source, &mut report).and_then(|document| {
         let root = yaml::parse(&source, &document.yaml, &mut report)?;
-        let mut reader = Reader { source: &source, options, report: &mut report, stage: None, mentions: Vec::new() };
+        let mut reader = Reader { source: &source, report: &mut report, stage: None, mentions: Vec::new() };
         reader.readable_overview(&document.yaml);
         let (plan, found) = reader.plan(&root, id, document, around)?;
         summary = found;
@@ -133,22 +114,6 @@ fn plan_id(path: &str, report: &mut Report) -> Option<PlanId> {
             let message = format!("the file's name gives the plan no id: {}", error.why);
             report.error_nowhere(message).hint("rename the file, such as `PLAN-0001-name.md`");
             None
-        }
-    }
-}
-
-/// A name that could not be refused anyway is a mistake worth telling.
-fn check_ignored(options: &Options, report: &mut Report) {
-    for name in &options.ignored_fields {
-        if !fields::ignorable().any(|known| known == name) {
-            let similar = report.similar(name, fields::ignorable());
-            let message = format!("`--ignore-field {}`: there is no such field to ignore", quoted(name));
-            let draft = report.error_nowhere(message);
-            match similar {
-                Some(name) => draft.did_you_mean(Some(name)),
-                None if fields::ignorable().next().is_none() => draft.hint("leave it out: every field has its effect"),
-                None => draft.hint(format!("one of {}", text::list(fields::ignorable()))),
-            };
         }
     }
 }
@@ -173,9 +138,8 @@ impl Reader<'_, '_> {
         let sandbox = fields.get("sandbox").map_or_else(SandboxFields::default, |node| self.sandbox(node));
         let mut acceptance = fields.get("acceptance").map_or_else(Vec::new, |node| self.checks(node, "acceptance"));
         acceptance.iter_mut().for_each(|check| check.from_top = true);
-        let protected =
-            self.wanted(&fields, "protected").map_or_else(Vec::new, |node| self.globs(node, "protected", "."));
-        let change_impact = self.wanted(&fields, "change_impact").and_then(|node| self.change_impact(node));
+        let protected = fields.get("protected").map_or_else(Vec::new, |node| self.globs(node, "protected", "."));
+        let change_impact = fields.get("change_impact").and_then(|node| self.change_impact(node));
         let landing = fields.get("landing").and_then(|node| self.one_of(node, "landing", fields::LANDINGS));
         let drafts = self.stages(&fields, body, &Defaults { agent, auto_merge, sandbox });
         let max_parallel = parallel.and_then(|n| u32::try_from(n).ok());

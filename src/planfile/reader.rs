@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use super::Options;
 use super::diagnostic::{Report, quoted};
 use super::fields::{self, Effect, Field, Shape};
 use super::source::{Source, Span};
@@ -18,7 +17,6 @@ pub const A_STAGE: &str = "a stage";
 
 pub struct Reader<'r, 'a> {
     pub source: &'r Source<'a>,
-    pub options: &'r Options,
     pub report: &'r mut Report,
     /// The number of the stage that is being read.
     pub stage: Option<usize>,
@@ -120,16 +118,6 @@ impl Reader<'_, '_> {
         };
     }
 
-    /// Whether a person chose to go on without this field.
-    pub fn ignores(&self, name: &str) -> bool {
-        self.options.ignored_fields.iter().any(|ignored| ignored == name)
-    }
-
-    /// A field that may be refused in this version: none when it is ignored.
-    pub fn wanted<'n, 'a>(&self, fields: &Fields<'n, 'a>, name: &str) -> Option<&'n Node<'a>> {
-        fields.get(name).filter(|_| !self.ignores(name))
-    }
-
     fn judge(&mut self, field: &Field, entry: &Entry<'_>) {
         if entry.value.is_null() {
             return;
@@ -145,16 +133,6 @@ impl Reader<'_, '_> {
             Effect::Foreign => {
                 let message = format!("`{name}` has no effect: it is accepted from older plans");
                 self.report.warning(&entry.key_span, message).hint("remove it").field(name);
-            }
-            Effect::Refused if asks_for_nothing(&entry.value) => {}
-            Effect::Refused if self.ignores(name) => {
-                let message = format!("`{name}` is ignored: it does not work in this version");
-                self.report.warning(&entry.key_span, message).field(name);
-            }
-            Effect::Refused => {
-                let message = format!("`{name}` does not work in this version");
-                let hint = format!("remove it, or go on without it: `--ignore-field {name}`");
-                self.report.error(&entry.key_span, message).hint(hint).field(name);
             }
         }
     }
@@ -320,16 +298,6 @@ impl Reader<'_, '_> {
     fn place_of(&self, wanted: char, span: &Span) -> Span {
         let written = self.source.text.get(span.clone()).unwrap_or_default();
         written.find(wanted).map_or_else(|| span.clone(), |at| span.start + at..span.start + at + wanted.len_utf8())
-    }
-}
-
-/// A value that leaves everything as it would be without the field.
-fn asks_for_nothing(node: &Node<'_>) -> bool {
-    match &node.value {
-        Value::Bool(value) => !value,
-        Value::List(items) => items.is_empty(),
-        Value::Map(entries) => entries.is_empty(),
-        _ => false,
     }
 }
 

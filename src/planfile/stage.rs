@@ -2,12 +2,11 @@
 
 use super::agent::AgentFields;
 use super::diagnostic::quoted;
-use super::fields::{self, Effect};
+use super::fields;
 use super::reader::{A_STAGE, Fields, MentionKind, Reader};
 use super::sandbox::SandboxFields;
 use super::source::Span;
 use super::yaml::{Node, Value};
-use crate::base::text;
 use crate::model::budget::Budget;
 use crate::model::check::Check;
 use crate::model::ids::StageId;
@@ -196,32 +195,23 @@ impl Reader<'_, '_> {
         // A list that holds something wrong is not also reported as missing.
         let proves = |name: &&str| {
             let is_empty = |node: &Node<'_>| matches!(&node.value, Value::List(items) if items.is_empty());
-            fields::effect_on_stage(name) == Some(Effect::Works) && fields.get(name).is_some_and(|n| !is_empty(n))
+            fields.get(name).is_some_and(|n| !is_empty(n))
         };
         let given = fields::PROVING.iter().any(proves);
         if !given && !id_span.is_empty() && !fields.has_misspelled(fields::PROVING, fields::STAGE) {
-            self.unproven(fields, id_span);
+            self.unproven(id_span);
         }
         checks
     }
 
-    fn unproven(&mut self, fields: &Fields<'_, '_>, id_span: &Span) {
-        let refused = |name: &&&str| fields::effect_on_stage(name) == Some(Effect::Refused);
-        let without_effect: Vec<_> =
-            fields::PROVING.iter().filter(|n| fields.get(n).is_some()).filter(refused).collect();
-        let message = if without_effect.is_empty() {
-            "nothing can prove the stage".to_owned()
-        } else {
-            let verb = if without_effect.len() == 1 { "does" } else { "do" };
-            format!("nothing can prove the stage: {} {verb} not work in this version", text::list(without_effect))
-        };
+    fn unproven(&mut self, id_span: &Span) {
         let hint = "add `acceptance:` with a command that fails while the work is not done";
-        self.report.error(id_span, message).hint(hint).field("acceptance");
+        self.report.error(id_span, "nothing can prove the stage").hint(hint).field("acceptance");
     }
 
     /// The shell commands of `setup` or `teardown`.
     fn commands(&mut self, fields: &Fields<'_, '_>, name: &'static str) -> Vec<String> {
-        let Some(node) = self.wanted(fields, name) else { return Vec::new() };
+        let Some(node) = fields.get(name) else { return Vec::new() };
         let mut commands = Vec::new();
         for (command, span) in self.texts(node, name) {
             if self.command(command, span, name).is_some() {

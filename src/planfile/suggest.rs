@@ -158,13 +158,13 @@ fn targets(spec: &StageSpec, tree: &Tree<'_>, file: &str, program: &str) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::planfile::{Options, read};
+    use crate::planfile::read;
 
     fn suggested(stage: &str, files: &[(&str, &str)]) -> String {
         let plan = format!(
             "# T\n<!-- loom METADATA -->\n```yaml\nloom:\n  version: 1\n  stages:\n    - {{id: a, name: A, acceptance: [make], {stage}}}\n```\n<!-- END loom METADATA -->\n"
         );
-        let plan = read(plan.as_bytes(), "plan.md", &Options::default()).plan.unwrap();
+        let plan = read(plan.as_bytes(), "plan.md").plan.unwrap();
         let mut names: Vec<String> = files.iter().map(|(name, _)| (*name).to_owned()).collect();
         names.sort();
         let read = |path: &str| files.iter().find(|(name, _)| *name == path).map(|(_, text)| (*text).to_owned());

@@ -19,7 +19,7 @@ use crate::model::plan::Plan;
 use crate::planfile::Severity;
 
 pub fn diff(place: &Place, args: &PlanDiff) -> Result<u8, Failure> {
-    let (source, plan) = load(&args.plan, &args.ignore_field)?;
+    let (source, plan) = load(&args.plan)?;
     let read = ReadOnly::open(&place.layout)?;
     let run = read.world.run.as_ref().ok_or(BootError::NoPlan)?;
     let change = amendment(run, &plan, &args.restart);
@@ -46,22 +46,18 @@ pub fn diff(place: &Place, args: &PlanDiff) -> Result<u8, Failure> {
 
 pub fn apply(place: &Place, args: &PlanApply) -> Result<u8, Failure> {
     client::require_operator("change the plan")?;
-    let (source, plan) = load(&args.plan, &args.ignore_field)?;
+    let (source, plan) = load(&args.plan)?;
     let read = ReadOnly::open(&place.layout)?;
     let run = read.world.run.as_ref().ok_or(BootError::NoPlan)?;
     show(&amendment(run, &plan, &args.restart));
     let path = args.plan.canonicalize()?;
     let path = path.strip_prefix(&place.layout.project).unwrap_or(&path);
-    let source = PlanSource {
-        path: path.display().to_string(),
-        sha256: sha256(&source),
-        ignored_fields: args.ignore_field.clone(),
-    };
+    let source = PlanSource { path: path.display().to_string(), sha256: sha256(&source), ignored_fields: Vec::new() };
     place.ask(Request::ApplyPlan { plan: Box::new(plan), source, restart: args.restart.clone() })
 }
 
-fn load(path: &Path, ignored: &[String]) -> Result<(Vec<u8>, Plan), Failure> {
-    let (source, parsed) = read(path, ignored)?;
+fn load(path: &Path) -> Result<(Vec<u8>, Plan), Failure> {
+    let (source, parsed) = read(path)?;
     for diagnostic in &parsed.diagnostics {
         ui::note(format!("{diagnostic}"));
     }

@@ -45,7 +45,7 @@ pub fn run(place: impl FnOnce() -> Result<Place, Failure>, args: &Graph) -> Resu
 }
 
 fn from_file(path: &Path) -> Result<Plan, Failure> {
-    let (_, parsed) = read(path, &[])?;
+    let (_, parsed) = read(path)?;
     let errors = parsed.diagnostics.iter().filter(|one| one.severity == Severity::Error);
     errors.clone().for_each(|one| ui::note(format!("{one}")));
     parsed.plan.ok_or_else(|| rejected(path, errors.count(), 0))

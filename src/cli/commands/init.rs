@@ -17,7 +17,7 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
     // Git is asked while the plan is read; what it says comes first.
     let (ready, read) = std::thread::scope(|scope| {
         let ready = scope.spawn(|| place.git.check_ready());
-        let read = read(&args.plan, &args.ignore_field);
+        let read = read(&args.plan);
         (ready.join(), read)
     });
     ready.map_err(|_| Failure::new(exit::INTERNAL, "looking at git broke off"))??;
@@ -34,11 +34,7 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
     let path = path.strip_prefix(&place.layout.project).unwrap_or(&path);
     let notices = notices(&plan);
     let request = Request::LoadPlan {
-        source: PlanSource {
-            path: path.display().to_string(),
-            sha256: sha256(&source),
-            ignored_fields: args.ignore_field.clone(),
-        },
+        source: PlanSource { path: path.display().to_string(), sha256: sha256(&source), ignored_fields: Vec::new() },
         ground: Ground {
             base_branch: head.branch.clone(),
             base_commit: head.commit.clone(),

@@ -12,13 +12,12 @@ use crate::cli::ui;
 use crate::daemon::passing_without;
 use crate::git::{self, Git};
 use crate::model::plan::Plan;
-use crate::planfile::{self, Options, Parsed, Severity, Summary, Surroundings};
+use crate::planfile::{self, Parsed, Severity, Summary, Surroundings};
 
 /// Reads a plan file.
-pub fn read(path: &Path, ignored_fields: &[String]) -> Result<(Vec<u8>, Parsed), Failure> {
+pub fn read(path: &Path) -> Result<(Vec<u8>, Parsed), Failure> {
     let source = read_file(path)?;
-    let options = Options { ignored_fields: ignored_fields.to_vec() };
-    let parsed = planfile::read(&source, &path.display().to_string(), &options);
+    let parsed = planfile::read(&source, &path.display().to_string());
     Ok((source, parsed))
 }
 
@@ -75,15 +74,14 @@ fn passing(path: &Path, plan: &Plan) -> Result<Vec<String>, Failure> {
 pub fn verify(args: &Verify) -> Result<u8, Failure> {
     let environment = Environment::of_this_process();
     let has_program = |name: &str| environment.find_program(name).is_some();
-    let options = Options { ignored_fields: args.ignore_field.clone() };
     let source = read_file(&args.plan)?;
     let path = args.plan.display().to_string();
     let mut around = surroundings(&args.plan, &has_program, &shell_error);
-    let (mut parsed, mut summary) = planfile::verify(&source, &path, &options, &around);
+    let (mut parsed, mut summary) = planfile::verify(&source, &path, &around);
     if let Some(plan) = parsed.plan.as_ref().filter(|_| args.strict) {
         around.passing = passing(&args.plan, plan)?;
         if !around.passing.is_empty() {
-            (parsed, summary) = planfile::verify(&source, &path, &options, &around);
+            (parsed, summary) = planfile::verify(&source, &path, &around);
         }
     }
     let count = |severity| parsed.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();

@@ -36,17 +36,15 @@ impl Case<'_> {
     }
 
     fn rendered(&self) -> (String, Parsed) {
-        let ignored = self.head.split_once(" | ").map_or("", |(_, names)| names);
-        let (places, ignored): (Vec<&str>, Vec<&str>) =
-            ignored.split_whitespace().partition(|word| word.starts_with('@'));
-        let options = Options { ignored_fields: ignored.into_iter().map(str::to_owned).collect() };
+        let places = self.head.split_once(" | ").map_or("", |(_, names)| names);
+        let places: Vec<&str> = places.split_whitespace().collect();
         let files = places.contains(&"@tree").then(|| TREE.map(str::to_owned).to_vec());
         let has_program = |name: &str| !name.starts_with("no-such");
         let shell_error = |command: &str| command.ends_with("&&").then(|| "it ends too early".to_owned());
         let around = Surroundings { files, has_program: &has_program, shell_error: &shell_error, passing: Vec::new() };
         let parsed = match places.as_slice() {
-            [] => read(&self.source(), "plan.md", &options),
-            _ => verify(&self.source(), "plan.md", &options, &around).0,
+            [] => read(&self.source(), "plan.md"),
+            _ => verify(&self.source(), "plan.md", &around).0,
         };
         (render(&parsed), parsed)
     }
@@ -141,7 +139,7 @@ fn limits_hold_at_the_limit_and_one_above() {
         file(&body)
     };
     let errors = |source: &[u8]| -> Vec<String> {
-        let parsed = read(source, "plan.md", &Options::default());
+        let parsed = read(source, "plan.md");
         parsed.diagnostics.into_iter().map(|diagnostic| diagnostic.message).collect()
     };
     assert_eq!(errors(stages(2000, 64).as_bytes()), [""; 0]);
@@ -163,7 +161,7 @@ fn a_bomb_of_aliases_is_refused_before_it_expands() {
         body.push_str(&format!("x{n}: &a{n} [{aliases}]\n"));
     }
     body.push_str(&"# padding\n".repeat(80_000));
-    let parsed = read(file(&body).as_bytes(), "plan.md", &Options::default());
+    let parsed = read(file(&body).as_bytes(), "plan.md");
     assert!(
         render(&parsed).contains("the aliases of this plan expand to more than 1048576 bytes"),
         "{}",
@@ -171,14 +169,14 @@ fn a_bomb_of_aliases_is_refused_before_it_expands() {
     );
 
     let large = format!("x: &a \"{}\"\ny: [{}]\n", "a".repeat(200_000), vec!["*a"; 100_000].join(","));
-    let parsed = read(file(&large).as_bytes(), "plan.md", &Options::default());
+    let parsed = read(file(&large).as_bytes(), "plan.md");
     assert!(render(&parsed).contains("the aliases of this plan expand"), "{}", render(&parsed));
 }
 
 #[test]
 fn deep_nesting_is_refused() {
     for body in ["[".repeat(100_000), "- ".repeat(100_000), "{a: ".repeat(1000)] {
-        let parsed = read(file(&format!("x: \n  {body}")).as_bytes(), "plan.md", &Options::default());
+        let parsed = read(file(&format!("x: \n  {body}")).as_bytes(), "plan.md");
         assert!(parsed.plan.is_none());
     }
 }
@@ -190,14 +188,14 @@ fn a_flood_of_problems_is_cut() {
     for n in 0..1000 {
         body.push_str(&format!("  - {{id: s{n}, name: n, acceptance: [make], dependencies: [t{n}], nme: x}}\n"));
     }
-    let parsed = read(file(&body).as_bytes(), "plan.md", &Options::default());
+    let parsed = read(file(&body).as_bytes(), "plan.md");
     assert_eq!(parsed.diagnostics.len(), 101);
     assert_eq!(parsed.diagnostics[100].to_string(), "plan.md: error: 1900 more errors, not shown");
 }
 
 #[test]
 fn diagnostics_have_a_json_form() {
-    let parsed = read(file("version: 2\nstages: []").as_bytes(), "plan.md", &Options::default());
+    let parsed = read(file("version: 2\nstages: []").as_bytes(), "plan.md");
     let json = serde_json::to_string_pretty(&parsed.diagnostics[0]).unwrap();
     insta::assert_snapshot!(json, @r#"
     {

@@ -290,7 +290,7 @@ fn a_large_plan_is_read_at_once() {
     let source = large();
     let timed = || {
         let started = std::time::Instant::now();
-        let parsed = read(source.as_bytes(), "plan.md", &Options::default());
+        let parsed = read(source.as_bytes(), "plan.md");
         (started.elapsed(), parsed)
     };
     let (took, parsed) = timed();
@@ -307,7 +307,7 @@ fn a_large_plan_is_read_at_once() {
 
 fn verified(source: &str) -> Summary {
     let around = Surroundings { files: None, has_program: &|_| true, shell_error: &|_| None, passing: Vec::new() };
-    let (parsed, summary) = verify(source.as_bytes(), "plan.md", &Options::default(), &around);
+    let (parsed, summary) = verify(source.as_bytes(), "plan.md", &around);
     assert_eq!(render(&parsed), "");
     summary.expect("a plan without problems has a shape")
 }
@@ -339,7 +339,7 @@ proptest::proptest! {
             let on: Vec<String> = (0..n).filter(|_| edges.next() == Some(true)).map(|on| format!("s{on}")).collect();
             body.push_str(&format!("  - {{id: s{n}, name: n, acceptance: [make], dependencies: [{}]}}\n", on.join(", ")));
         }
-        let parsed = read(file(&body).as_bytes(), "plan.md", &Options::default());
+        let parsed = read(file(&body).as_bytes(), "plan.md");
         let graph = Graph::of(&parsed.plan.unwrap());
         let is_free = |set: u32| {
             let members: Vec<usize> = (0..9).filter(|at| set >> at & 1 == 1).collect();
@@ -359,7 +359,7 @@ fn a_large_plan_is_looked_at_as_a_whole_at_once() {
     let around = Surroundings { files, has_program: &|_| true, shell_error: &|_| None, passing: Vec::new() };
     let timed = || {
         let started = std::time::Instant::now();
-        let found = verify(source.as_bytes(), "plan.md", &Options::default(), &around);
+        let found = verify(source.as_bytes(), "plan.md", &around);
         (started.elapsed(), found)
     };
     let (took, (parsed, summary)) = timed();

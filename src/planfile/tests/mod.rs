@@ -22,7 +22,7 @@ fn render(parsed: &Parsed) -> String {
 /// The plan of a file without any problem.
 #[track_caller]
 fn plan(source: &str) -> Plan {
-    let parsed = read(source.as_bytes(), "doc/plans/PLAN-0001-test.md", &Options::default());
+    let parsed = read(source.as_bytes(), "doc/plans/PLAN-0001-test.md");
     assert_eq!(render(&parsed), "");
     parsed.plan.expect("a file without problems has a plan")
 }

@@ -15,7 +15,7 @@ fn seed() -> String {
 }
 
 fn holds(source: &[u8]) {
-    let parsed = read(source, "plan.md", &Options::default());
+    let parsed = read(source, "plan.md");
     let errors = parsed.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
     assert_eq!(parsed.plan.is_none(), errors > 0);
     let lines = source.split(|byte| *byte == b'\n').count();
@@ -172,7 +172,7 @@ fn fuzz() {
         let seed = first.wrapping_add(run);
         let source = damaged(&corpus, &mut Dice(seed.wrapping_mul(0xd134_2543_de82_ef95)));
         let started = Instant::now();
-        let read = || verify(&source, "plan.md", &Options::default(), &around);
+        let read = || verify(&source, "plan.md", &around);
         let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
         let took = started.elapsed();
         let said = format!("LOOM_SEED={seed} LOOM_FUZZ=1");
