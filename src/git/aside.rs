@@ -143,6 +143,8 @@ impl Git {
         let mut instructions = String::new();
         for (stage, _) in stages {
             let branch = stage_branch(stage);
+            // A transaction that a power cut has ended locked all of them.
+            self.clear_stage_locks(&layout.worktree(stage.as_str()), &branch);
             let Some(tip) = self.tip(&format!("refs/heads/{branch}"))? else { continue };
             let done = format!("refs/loom/done/{plan}/{stage}");
             let old = self.tip(&done)?;
