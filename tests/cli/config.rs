@@ -53,7 +53,7 @@ fn a_cap_of_the_operator_holds_where_the_plan_has_none() {
     let env = Env::new();
     user_file(&env, "[stage_budget]\nsessions = 1\n");
     env.load(&plan(&[stage("a").run(second_time())]));
-    env.run().ends(5).has("stage `a` has used up its budget: 1 of 1 sessions");
+    env.run().ends(5).has("stage `a` has used up its budget: 1 of 1 session");
     // The project's file says otherwise from the next run on, and the question is settled.
     env.write(".work/config.toml", "[stage_budget]\nsessions = 2\n");
     env.finish();
