@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 use crate::env::{Env, commit, markdown, plan, stage};
 
@@ -294,13 +295,19 @@ fn in_namespace(env: &Env, script: &str) -> String {
     out.stderr
 }
 
-#[test]
-fn a_full_disk_at_init_changes_nothing() {
+/// A plan, and where its state is to be: in a folder for a file system of the test's own.
+fn on_a_small_disk() -> (Env, PathBuf) {
     let mut env = Env::new();
     env.add_plan(&plan(&[stage("a")]));
     let small = env.path().join("small");
     fs::create_dir(&small).unwrap();
     env.set("LOOM_WORK_DIR", &format!("{}/work", small.display()));
+    (env, small)
+}
+
+#[test]
+fn a_full_disk_at_init_changes_nothing() {
+    let (env, small) = on_a_small_disk();
     let said = in_namespace(
         &env,
         &format!(
@@ -319,11 +326,7 @@ fn a_full_disk_at_init_changes_nothing() {
 
 #[test]
 fn a_disk_without_inodes_changes_nothing_and_doctor_says_so() {
-    let mut env = Env::new();
-    env.add_plan(&plan(&[stage("a")]));
-    let small = env.path().join("small");
-    fs::create_dir(&small).unwrap();
-    env.set("LOOM_WORK_DIR", &format!("{}/work", small.display()));
+    let (env, small) = on_a_small_disk();
     let said = in_namespace(
         &env,
         &format!(
