@@ -2,8 +2,9 @@
 //! set up, as it was when the daemon started, before any session ran. Nothing of a
 //! session; no program on `PATH` that appeared or changed since.
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::base::process::{NO_MAINTENANCE, git_settings};
@@ -233,47 +234,61 @@ impl Operator {
     /// them all. None: nothing did.
     pub fn changed_programs(&self) -> Option<(String, Vec<String>)> {
         let now = Programs::of(&self.path);
+        if now == self.programs {
+            return None;
+        }
         let changed = self.programs.differences(&now);
         (!changed.is_empty()).then(|| (now.digest(), changed))
     }
 }
 
-/// The programs in those folders of `PATH` that this user may write to.
+/// The programs in those folders of `PATH` that this user may write to, each folder once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Programs(BTreeMap<PathBuf, Identity>);
+struct Programs(Vec<Folder>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Folder {
+    dir: PathBuf,
+    programs: BTreeMap<OsString, Identity>,
+}
 
 /// What cannot stay the same when a file is replaced or written to: nobody but the clock sets
 /// the time of the last change of an inode.
-type Identity = (u64, u64, u32, i64, i64);
+type Identity = (u64, i64, u32, i64, u64);
 
 impl Programs {
     fn of(path: &[PathBuf]) -> Programs {
-        let mut programs = BTreeMap::new();
-        for dir in path.iter().filter(|dir| is_writable(dir)) {
-            let Ok(entries) = fs_err::read_dir(dir) else { continue };
-            for entry in entries.flatten() {
-                let path = entry.path();
-                // Through links: what a link leads to is what runs.
-                let Ok(meta) = std::fs::metadata(&path) else { continue };
-                if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
-                    programs.insert(path, (meta.ino(), meta.len(), meta.mode(), meta.ctime(), meta.ctime_nsec()));
-                }
-            }
-        }
-        Programs(programs)
+        let mut seen = BTreeSet::new();
+        let is_new = |dir: &&PathBuf| seen.insert(dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()));
+        let dirs = path.iter().filter(|dir| is_writable(dir)).filter(is_new);
+        Programs(dirs.map(|dir| Folder { dir: dir.clone(), programs: programs_in(dir) }).collect())
     }
 
     /// Names, at most a handful, each with what became of it.
     fn differences(&self, now: &Programs) -> Vec<String> {
         const SHOWN: usize = 8;
-        let appeared = now.0.iter().filter_map(|(path, identity)| match self.0.get(path) {
-            None if is_of_the_system(path) => None,
-            None => Some(format!("{} (new)", path.display())),
-            Some(known) if known != identity => Some(format!("{} (changed)", path.display())),
-            Some(_) => None,
-        });
-        let gone = self.0.keys().filter(|path| !now.0.contains_key(*path));
-        appeared.chain(gone.map(|path| format!("{} (gone)", path.display()))).take(SHOWN).collect()
+        let none = BTreeMap::new();
+        let of = |programs: &'_ Programs, dir: &Path| programs.0.iter().position(|folder| folder.dir == dir);
+        let mut found = Vec::new();
+        for folder in &now.0 {
+            let known = of(self, &folder.dir).map_or(&none, |at| &self.0[at].programs);
+            for (name, identity) in &folder.programs {
+                let what = match known.get(name) {
+                    None if is_of_the_system(&folder.dir) => continue,
+                    None => "new",
+                    Some(known) if known != identity => "changed",
+                    Some(_) => continue,
+                };
+                found.push(format!("{} ({what})", folder.dir.join(name).display()));
+            }
+        }
+        for folder in &self.0 {
+            let now = of(now, &folder.dir).map_or(&none, |at| &now.0[at].programs);
+            let gone = folder.programs.keys().filter(|name| !now.contains_key(*name));
+            found.extend(gone.map(|name| format!("{} (gone)", folder.dir.join(name).display())));
+        }
+        found.truncate(SHOWN);
+        found
     }
 
     fn digest(&self) -> String {
@@ -281,11 +296,28 @@ impl Programs {
     }
 }
 
+/// Through links: what a link leads to is what runs.
+fn programs_in(dir: &Path) -> BTreeMap<OsString, Identity> {
+    use rustix::fs::{AtFlags, FileType, Mode, OFlags, statat};
+    let mut programs = BTreeMap::new();
+    let Ok(folder) = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+        return programs;
+    };
+    let Ok(entries) = rustix::fs::Dir::read_from(&folder) else { return programs };
+    for entry in entries.flatten() {
+        let Ok(meta) = statat(&folder, entry.file_name(), AtFlags::empty()) else { continue };
+        if FileType::from_raw_mode(meta.st_mode) == FileType::RegularFile && meta.st_mode & 0o111 != 0 {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
+            programs.insert(name, (meta.st_ino, meta.st_size, meta.st_mode, meta.st_ctime, meta.st_ctime_nsec));
+        }
+    }
+    programs
+}
+
 /// Whether a package manager puts programs here: a new one is what somebody installed, while one
 /// that is not the same any more is told. Only root can write here at all.
-fn is_of_the_system(path: &Path) -> bool {
-    path.parent()
-        .is_some_and(|dir| ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].iter().any(|known| dir == Path::new(known)))
+fn is_of_the_system(dir: &Path) -> bool {
+    ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].iter().any(|known| dir == Path::new(known))
 }
 
 fn is_writable(dir: &Path) -> bool {
@@ -294,6 +326,8 @@ fn is_writable(dir: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn program(dir: &Path, name: &str, text: &str) {
@@ -309,7 +343,7 @@ mod tests {
         program(dir.path(), "a", "1");
         fs_err::write(dir.path().join("notes"), "not a program").unwrap();
         let before = Programs::of(&path);
-        assert_eq!(before.0.len(), 1);
+        assert_eq!(before.0[0].programs.len(), 1);
         assert!(before.differences(&Programs::of(&path)).is_empty());
         program(dir.path(), "b", "1");
         let both = Programs::of(&path);
@@ -329,7 +363,7 @@ mod tests {
             variables: BTreeMap::from([("LANG".to_owned(), "C".to_owned())]),
             settings: vec![(".npmrc".into(), b"registry=x".to_vec())],
             path: vec!["/usr/bin".into()],
-            programs: Programs(BTreeMap::new()),
+            programs: Programs(Vec::new()),
         };
         for _ in 0..2 {
             let environment = operator.prepare(own.path()).unwrap();
