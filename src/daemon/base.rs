@@ -10,6 +10,7 @@ use crate::daemon::setup::in_proof;
 use crate::git::{Git, Own};
 use crate::model::baseline::{Baseline, Before, Look};
 use crate::model::event::{Event, EvidenceRef};
+use crate::model::ids::Oid;
 use crate::model::stage::CheckResult;
 
 /// What a look has found.
@@ -51,6 +52,10 @@ impl Look {
 pub(super) fn look(context: &Context, look: &Look) -> Event {
     let nothing = |kept| Event::BaseLooked { stage: look.stage.clone(), baseline: None, kept, evidence: Vec::new() };
     let Some(looking) = context.checkout.look(&look.stage) else { return nothing(None) };
+    if let Some(baseline) = remembered(context, look) {
+        let baseline = Some(Box::new(baseline));
+        return Event::BaseLooked { stage: look.stage.clone(), baseline, kept: None, evidence: Vec::new() };
+    }
     let (mut kept, mut found) = (None, Err(NotFound::MadeWay));
     let entered = context.enter(look.kept.as_deref(), look.programs.as_ref());
     match entered {
@@ -84,6 +89,60 @@ pub(super) fn look(context: &Context, look: &Look) -> Event {
     }
 }
 
+/// What is known of the base when that is all there is to know: nobody needs the checkout for it.
+fn remembered(context: &Context, look: &Look) -> Option<Baseline> {
+    let known = Known::of(context, &*context.checkout.enter().ok()?, &context.git().ok()?, look).ok()?;
+    known.missing.is_empty().then(|| known.baseline(look))
+}
+
+/// What earlier looks and proofs have found out about a base.
+struct Known {
+    tree: Oid,
+    environment: String,
+    checks: Vec<Before>,
+    /// Keys of what nobody has run there.
+    missing: BTreeSet<String>,
+}
+
+impl Known {
+    fn of(context: &Context, inside: &Inside, git: &Git, look: &Look) -> Result<Known, NotFound> {
+        let tree = git.tree_of(&look.base).map_err(trouble)?;
+        let environment = checks::conditions(context.operator(), &look.setup);
+        let mut known = Known { tree, environment, checks: Vec::new(), missing: BTreeSet::new() };
+        let looked = inside.looked.as_ref().filter(|(stage, _)| *stage == look.stage).map(|(_, found)| found);
+        let fits = |found: &&Baseline| found.tree == known.tree && found.environment == known.environment;
+        let found: Vec<&Baseline> = look.known.as_ref().into_iter().chain(looked).filter(fits).collect();
+        for key in look.suite().keys() {
+            let before = found.iter().flat_map(|found| &found.checks).find(|before| before.key == key);
+            let seen = known.seen(look, &key);
+            match before.map(|before| &before.result).or_else(|| inside.recall(&seen)) {
+                Some(result) => known.checks.push(Before { key, result: as_base(result) }),
+                None => {
+                    known.missing.insert(key);
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    fn seen(&self, look: &Look, key: &str) -> Seen {
+        Seen {
+            tree: self.tree.clone(),
+            working_dir: look.working_dir.clone(),
+            environment: self.environment.clone(),
+            key: key.to_owned(),
+        }
+    }
+
+    fn baseline(self, look: &Look) -> Baseline {
+        let Known { tree, environment, mut checks, .. } = self;
+        let keys = look.suite().keys();
+        checks.sort_by_key(|before| keys.iter().position(|key| *key == before.key));
+        checks.dedup_by(|a, b| a.key == b.key);
+        Baseline { base: look.base.clone(), tree, environment, checks }
+    }
+}
+
 /// What is known of the base, and the rest of it found out in the checkout.
 pub(super) fn find_out(
     context: &Context,
@@ -91,45 +150,18 @@ pub(super) fn find_out(
     look: &Look,
     lifeline: &Lifeline,
 ) -> Result<Found, NotFound> {
-    let tree = git.tree_of(&look.base).map_err(trouble)?;
-    let environment = checks::conditions(context.operator(), &look.setup);
-    let looked = inside.looked.as_ref().filter(|(stage, _)| *stage == look.stage).map(|(_, known)| known.clone());
-    let fits = |known: &&Baseline| known.tree == tree && known.environment == environment;
-    let known: Vec<Baseline> = [look.known.clone(), looked].into_iter().flatten().collect();
-    let known: Vec<&Baseline> = known.iter().filter(fits).collect();
-    let seen = |key: &str| Seen {
-        tree: tree.clone(),
-        working_dir: look.working_dir.clone(),
-        environment: environment.clone(),
-        key: key.to_owned(),
-    };
-    let suite = look.suite();
-    let mut checks: Vec<Before> = Vec::new();
-    let mut missing = BTreeSet::new();
-    let keys = suite.keys();
-    for key in &keys {
-        let before = known.iter().flat_map(|known| &known.checks).find(|before| before.key == *key);
-        let result = before.map(|before| &before.result).or_else(|| inside.recall(&seen(key)));
-        match result {
-            Some(result) => checks.push(Before { key: key.clone(), result: as_base(result) }),
-            None => {
-                missing.insert(key.clone());
-            }
-        }
-    }
+    let mut known = Known::of(context, inside, git, look)?;
     let mut evidence = None;
-    if !missing.is_empty() {
-        let is_missing = |key: &str| missing.contains(key);
-        let (found, kept) = run(context, (inside, own), (look, &tree), (&is_missing, lifeline))?;
+    if !known.missing.is_empty() {
+        let is_missing = |key: &str| known.missing.contains(key);
+        let (found, kept) = run(context, (inside, own), (look, &known.tree), (&is_missing, lifeline))?;
         evidence = kept;
         for before in found {
-            inside.remember(seen(&before.key), &before.result);
-            checks.push(Before { result: as_base(&before.result), ..before });
+            inside.remember(known.seen(look, &before.key), &before.result);
+            known.checks.push(Before { result: as_base(&before.result), ..before });
         }
     }
-    checks.sort_by_key(|before| keys.iter().position(|key| *key == before.key));
-    checks.dedup_by(|a, b| a.key == b.key);
-    let baseline = Baseline { base: look.base.clone(), tree, environment, checks };
+    let baseline = known.baseline(look);
     let is_new = look.known.as_ref() != Some(&baseline);
     Ok(Found { baseline, is_new, evidence })
 }
@@ -145,7 +177,7 @@ type Ran = (Vec<Before>, Option<EvidenceRef>);
 fn run(
     context: &Context,
     (inside, own): (&mut Inside, &Own),
-    (look, tree): (&Look, &crate::model::ids::Oid),
+    (look, tree): (&Look, &Oid),
     (is_missing, lifeline): (&dyn Fn(&str) -> bool, &Lifeline),
 ) -> Result<Ran, NotFound> {
     inside.check_out(own, tree).map_err(trouble)?;
