@@ -18,6 +18,7 @@ mod follow;
 mod genuine;
 mod history;
 mod kept;
+mod open;
 mod orphans;
 mod own;
 mod refs;
@@ -51,6 +52,7 @@ pub struct Git {
     pub common: PathBuf,
     /// `core.excludesFile` for worktrees; hides Loom's own files.
     pub excludes: PathBuf,
+    idle: open::Idle,
 }
 
 /// Why a folder cannot be a project.
@@ -124,9 +126,9 @@ impl Git {
         (is_main && top.join(".work/journal.jsonl").is_file()).then(|| Git::at(top.to_path_buf(), common))
     }
 
-    fn at(project: PathBuf, common: PathBuf) -> Git {
+    pub(crate) fn at(project: PathBuf, common: PathBuf) -> Git {
         let excludes = crate::base::layout::Layout::new(&project).excludes();
-        Git { project, common, excludes }
+        Git { project, common, excludes, idle: open::Idle::default() }
     }
 
     /// The branch and commit that a plan would start from: those of the checkout around `here`,
@@ -163,9 +165,9 @@ impl Git {
     /// clone has left there.
     fn check_whole(&self) -> Result<(), NoProject> {
         let is_partial = || {
-            let config = git2::Repository::open(&self.common)?.config()?;
+            let config = self.repo()?.config()?;
             let has_promisor = config.entries(Some(r"^remote\..*\.promisor$"))?.next().is_some();
-            Ok::<bool, git2::Error>(has_promisor)
+            Ok::<bool, GitError>(has_promisor)
         };
         if !is_partial().unwrap_or(false) {
             return Ok(());

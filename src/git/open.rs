@@ -84,3 +84,53 @@ impl Git {
         Ok(Open { repo: Some(repo), ground: None, idle: self.idle.clone() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::git::command::{line, plain, run};
+    use crate::model::ids::Oid;
+
+    fn repository(text: &str) -> (tempfile::TempDir, Git, Oid) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        run(plain(&["-C", path.to_str().unwrap(), "init", "-q"]), None).unwrap();
+        let git = Git::at(path.clone(), path.join(".git"));
+        let commit = commit(&git, text);
+        (dir, git, commit)
+    }
+
+    fn commit(git: &Git, text: &str) -> Oid {
+        let who = ["-c", "user.name=T", "-c", "user.email=t@localhost"];
+        git.run(&[&who[..], &["commit", "-q", "--allow-empty", "-m", text]].concat()).unwrap();
+        Oid::new(line(git.run(&["rev-parse", "HEAD"]).unwrap())).unwrap()
+    }
+
+    #[test]
+    fn an_open_repository_follows_what_others_do_to_it() {
+        let (_dir, git, first) = repository("First");
+        assert_eq!(git.summary(&first).unwrap(), "First");
+        assert_eq!(git.idle.0.lock().unwrap().len(), 1, "it is used again");
+        // Everything moves into a pack, into another one, and grows.
+        for round in ["Second", "Third"] {
+            let next = commit(&git, round);
+            git.run(&["repack", "-adq"]).unwrap();
+            git.run(&["prune-packed"]).unwrap();
+            assert_eq!((git.summary(&first).unwrap(), git.summary(&next).unwrap()), ("First".into(), round.into()));
+            assert!(git.is_ancestor(&first, &next).unwrap());
+            assert_eq!(git.tip("HEAD").unwrap(), Some(next));
+        }
+        // Objects from elsewhere.
+        let (other_dir, _, foreign) = repository("Foreign");
+        assert!(git.summary(&foreign).is_err());
+        let alternates = git.common.join("objects/info/alternates");
+        fs_err::write(alternates, format!("{}\n", other_dir.path().join(".git/objects").display())).unwrap();
+        assert_eq!(git.summary(&foreign).unwrap(), "Foreign");
+        // Another repository in its place.
+        let (other_dir, _, foreign) = repository("Instead");
+        fs_err::remove_dir_all(&git.common).unwrap();
+        fs_err::rename(other_dir.path().join(".git"), &git.common).unwrap();
+        assert!(git.summary(&first).is_err());
+        assert_eq!(git.summary(&foreign).unwrap(), "Instead");
+    }
+}

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::command::line;
+use super::open::Open;
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
 use crate::base::fs::sync_dir;
@@ -14,7 +15,7 @@ pub(super) fn oid(id: git2::Oid) -> Oid {
 
 /// An open repository, to read refs from.
 pub struct Refs {
-    repo: git2::Repository,
+    repo: Open,
 }
 
 impl Refs {
@@ -37,10 +38,6 @@ pub fn tracked_files(dir: &std::path::Path) -> Option<Vec<String>> {
 }
 
 impl Git {
-    pub(super) fn repo(&self) -> Result<git2::Repository, GitError> {
-        Ok(git2::Repository::open(&self.common)?)
-    }
-
     /// The commit a ref points to; none when there is no such ref.
     pub fn tip(&self, name: &str) -> Result<Option<Oid>, GitError> {
         self.open_refs()?.tip(name)

@@ -37,7 +37,7 @@ impl Git {
     /// When it cannot be saved. Then it must not be removed.
     pub fn rescue_worktree(&self, stage: &StageId, dir: &Path) -> Result<Option<String>, GitError> {
         let status = self.status(dir)?;
-        if status.dirty.is_empty() && !has_more_than_git_shows(dir)? {
+        if status.dirty.is_empty() && !has_more_than_git_shows(dir, &git2::Repository::open(dir)?)? {
             return self.rescue_history(stage, dir);
         }
         self.check_size(dir, &status.dirty)?;
@@ -137,8 +137,10 @@ impl Git {
 
     /// Every commit that `HEAD` of a worktree or the stage's branch was ever at.
     pub(super) fn history_of(&self, stage: &StageId, dir: &Path) -> Vec<Oid> {
-        let mut commits: Vec<Oid> = self.head_of(dir).into_iter().collect();
+        let mut commits = Vec::new();
         if let Ok(repo) = git2::Repository::open(dir) {
+            let head = repo.head().and_then(|head| head.peel_to_commit());
+            commits.extend(head.map(|head| super::refs::oid(head.id())));
             commits.extend(reflog(&repo.path().join("logs/HEAD")));
         }
         let branch = crate::model::plan::stage_branch(stage);
@@ -155,8 +157,13 @@ impl Git {
         let mut kept = Vec::new();
         for reference in repo.references()? {
             let reference = reference?;
-            if but.is_none_or(|but| reference.name().ok() != Some(but)) {
-                kept.extend(reference.peel_to_commit().map(|commit| commit.id()));
+            if but.is_some_and(|but| reference.name().ok() == Some(but)) {
+                continue;
+            }
+            match reference.target().filter(|_| reference.is_branch()) {
+                // A branch holds a commit and nothing else.
+                Some(tip) => kept.push(tip),
+                None => kept.extend(reference.peel_to_commit().map(|commit| commit.id())),
             }
         }
         candidates.retain(|id| !kept.contains(id));
@@ -166,7 +173,12 @@ impl Git {
         let mut walk = repo.revwalk()?;
         walk.set_sorting(git2::Sort::TOPOLOGICAL | git2::Sort::TIME)?;
         candidates.iter().try_for_each(|id| walk.push(*id))?;
-        kept.iter().try_for_each(|id| walk.hide(*id))?;
+        // A branch whose commit is gone keeps nothing.
+        let hide = |id: &git2::Oid| match walk.hide(*id) {
+            Err(error) if error.code() != git2::ErrorCode::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        kept.iter().try_for_each(hide)?;
         let (mut tips, mut below) = (Vec::new(), BTreeSet::new());
         for id in walk {
             let id = id?;
@@ -274,9 +286,8 @@ impl Git {
 
 /// Whether a worktree may hold work that `git status` does not show: files that the index was
 /// told to overlook, or a repository inside of it.
-pub(super) fn has_more_than_git_shows(dir: &Path) -> Result<bool, GitError> {
+pub(super) fn has_more_than_git_shows(dir: &Path, repo: &git2::Repository) -> Result<bool, GitError> {
     const OVERLOOKED: (u16, u16) = (1 << 15, 1 << 14);
-    let repo = git2::Repository::open(dir)?;
     let index = repo.index()?;
     let is_overlooked = |entry: git2::IndexEntry| {
         let flagged = entry.flags & OVERLOOKED.0 != 0 || entry.flags_extended & OVERLOOKED.1 != 0;

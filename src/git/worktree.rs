@@ -98,7 +98,7 @@ impl Git {
         if repo.state() != git2::RepositoryState::Clean {
             return Ok(false);
         }
-        if super::rescue::has_more_than_git_shows(dir)? {
+        if super::rescue::has_more_than_git_shows(dir, &repo)? {
             return Ok(false);
         }
         let excludes = fs_err::read_to_string(&self.excludes)?;
