@@ -1,11 +1,16 @@
 //! The one git spawner: a clean environment, no hooks, no maintenance, no
 //! prompts, a deadline, and durable writes.
 
-use std::io::{Read, Write};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Git;
+use crate::base::wait::{Got, Interest, read, wait};
 use crate::model::limits::GIT_TIMEOUT;
 
 /// A git command that did not do what it was asked to.
@@ -16,7 +21,7 @@ pub enum GitError {
     #[error("`git {args}` took longer than {} s", GIT_TIMEOUT.as_secs())]
     TimedOut { args: String },
     #[error("`git {args}` could not be run")]
-    Spawn { args: String, source: std::io::Error },
+    Spawn { args: String, source: io::Error },
     #[error("git answered something unexpected to `git {args}`: {output}")]
     Unexpected { args: String, output: String },
     /// What is there cannot be held by a commit.
@@ -30,7 +35,7 @@ pub enum GitError {
     #[error("the repository cannot be read: {0}")]
     Read(git2::Error),
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
 impl From<git2::Error> for GitError {
@@ -83,12 +88,20 @@ pub(super) fn plain(args: &[&str]) -> Command {
     command
 }
 
+/// `git` in `dir`, where it goes by itself: a process that is to start in another folder is started
+/// by a copy of this one, with all its memory.
+pub(super) fn plain_in(dir: &Path, args: &[&str]) -> Command {
+    let mut command = plain(&[]);
+    command.arg("-C").arg(dir).args(args);
+    command
+}
+
 impl Git {
     /// `git` in `dir`, a checkout of this repository.
     pub(super) fn in_dir(&self, dir: &Path, args: &[&str]) -> Command {
-        let mut command = plain(&[]);
+        let mut command = plain_in(dir, &[]);
         // Not what the worktree says: its agent could have it name configuration of its own.
-        command.current_dir(dir).env("GIT_COMMON_DIR", &self.common);
+        command.env("GIT_COMMON_DIR", &self.common);
         command.arg("-c").arg(format!("core.excludesFile={}", self.excludes.display()));
         command.args(args);
         command
@@ -127,57 +140,45 @@ pub(super) fn output(mut command: Command, input: Option<&[u8]>) -> Result<Outpu
         // A git that ends early closes the pipe; its exit status says why.
         let _ = stdin.write_all(input);
     }
-    let watchdog = Watchdog::start(child.id());
-    let mut stderr = child.stderr.take();
-    let errors = std::thread::spawn(move || read_all(stderr.as_mut()));
-    let stdout = read_all(child.stdout.as_mut());
+    let said = listen(&mut child, Instant::now() + GIT_TIMEOUT);
+    if !matches!(said, Ok(Some(_))) {
+        // It is not reaped yet: this is still its pid.
+        let _ = child.kill();
+    }
     let status = child.wait().map_err(spawn_error)?;
-    let stderr = errors.join().unwrap_or_default();
-    if watchdog.stop() {
-        return Err(GitError::TimedOut { args });
-    }
-    Ok(Output { status, stdout, stderr })
-}
-
-fn read_all(pipe: Option<&mut impl Read>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Some(pipe) = pipe {
-        let _ = pipe.read_to_end(&mut bytes);
-    }
-    bytes
-}
-
-/// Ends a git process at its deadline. The process is named by a pidfd, never by its pid.
-struct Watchdog {
-    done: std::sync::mpsc::Sender<()>,
-    thread: std::thread::JoinHandle<bool>,
-}
-
-impl Watchdog {
-    fn start(pid: u32) -> Option<Watchdog> {
-        use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-        let pidfd = pidfd_open(Pid::from_raw(i32::try_from(pid).ok()?)?, PidfdFlags::empty()).ok()?;
-        let (done, wait) = std::sync::mpsc::channel();
-        let body = move || match wait.recv_timeout(GIT_TIMEOUT) {
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => pidfd_send_signal(&pidfd, Signal::KILL).is_ok(),
-            _ => false,
-        };
-        let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(body).ok()?;
-        Some(Watchdog { done, thread })
+    match said.map_err(spawn_error)? {
+        Some([stdout, stderr]) => Ok(Output { status, stdout, stderr }),
+        None => Err(GitError::TimedOut { args }),
     }
 }
 
-trait Stop {
-    /// Whether the deadline passed.
-    fn stop(self) -> bool;
-}
-
-impl Stop for Option<Watchdog> {
-    fn stop(self) -> bool {
-        self.is_some_and(|watchdog| {
-            drop(watchdog.done);
-            watchdog.thread.join().unwrap_or(false)
-        })
+/// Standard output and standard error of a process, to its end. None: it is not over at the deadline.
+fn listen(child: &mut Child, deadline: Instant) -> io::Result<Option<[Vec<u8>; 2]>> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+    let ended = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut pipes = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
+    let mut said = [Vec::new(), Vec::new()];
+    let mut part = [0; 16 << 10];
+    loop {
+        let open: Vec<usize> = (0..pipes.len()).filter(|at| pipes[*at].is_some()).collect();
+        let mut interests: Vec<Interest> = pipes.iter().flatten().map(Interest::read).collect();
+        if interests.is_empty() {
+            interests.push(Interest::read(&ended));
+        }
+        let ready = wait(&interests, Some(deadline))?;
+        if ready.iter().all(|ready| !ready.readable) && Instant::now() >= deadline {
+            return Ok(None);
+        }
+        if open.is_empty() && ready[0].readable {
+            return Ok(Some(said));
+        }
+        for at in open.iter().zip(&ready).filter(|(_, ready)| ready.readable).map(|(at, _)| *at) {
+            match pipes[at].as_ref().map_or(Got::End, |pipe| read(pipe, &mut part)) {
+                Got::Bytes(n) => said[at].extend_from_slice(&part[..n]),
+                Got::Nothing => {}
+                Got::End => pipes[at] = None,
+            }
+        }
     }
 }
 
@@ -189,7 +190,7 @@ fn describe(command: &Command) -> String {
     for arg in args {
         if skip {
             skip = false;
-        } else if arg == "-c" {
+        } else if arg == "-c" || arg == "-C" {
             skip = true;
         } else {
             shown.push(arg);
@@ -201,4 +202,35 @@ fn describe(command: &Command) -> String {
 /// Standard output as one trimmed line.
 pub(super) fn line(output: Vec<u8>) -> String {
     String::from_utf8_lossy(&output).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn shell(script: &str) -> Child {
+        let mut shell = crate::base::process::command("sh");
+        shell.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    #[test]
+    fn both_outputs_are_heard_to_their_end() {
+        // More than a pipe holds, on both; and one that closes them before it ends.
+        let mut child = shell("seq 1 40000; seq 1 30000 >&2; exec >&- 2>&-; exec sleep 0.01");
+        let [out, err] = listen(&mut child, Instant::now() + Duration::from_secs(60)).unwrap().unwrap();
+        assert!(out.ends_with(b"\n40000\n") && err.ends_with(b"\n30000\n"));
+        assert!(child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn who_is_not_over_at_the_deadline_is_not_waited_for() {
+        for script in ["echo x; exec sleep 600", "exec >&- 2>&-; exec sleep 600"] {
+            let mut child = shell(script);
+            assert!(listen(&mut child, Instant::now() + Duration::from_millis(50)).unwrap().is_none());
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
 }

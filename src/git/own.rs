@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::command::{line, output, plain, run};
+use super::command::{line, output, plain, plain_in, run};
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
 use crate::model::ids::Oid;
@@ -90,7 +90,11 @@ impl Own {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = plain(args);
+        self.command_in(&self.git_dir, args)
+    }
+
+    fn command_in(&self, dir: &Path, args: &[&str]) -> Command {
+        let mut command = plain_in(dir, args);
         command
             .env("GIT_DIR", &self.git_dir)
             .env("GIT_OBJECT_DIRECTORY", &self.objects)
@@ -104,14 +108,13 @@ impl Own {
             .env("GIT_CONFIG_KEY_0", "core.attributesFile")
             .env("GIT_CONFIG_VALUE_0", "/dev/null")
             .env("GIT_CONFIG_KEY_1", "core.excludesFile")
-            .env("GIT_CONFIG_VALUE_1", "/dev/null")
-            .current_dir(&self.git_dir);
+            .env("GIT_CONFIG_VALUE_1", "/dev/null");
         command
     }
 
     fn in_proof(&self, args: &[&str]) -> Command {
-        let mut command = self.command(args);
-        command.env("GIT_WORK_TREE", &self.proof).env("GIT_INDEX_FILE", &self.index).current_dir(&self.proof);
+        let mut command = self.command_in(&self.proof, args);
+        command.env("GIT_WORK_TREE", &self.proof).env("GIT_INDEX_FILE", &self.index);
         command
     }
 
