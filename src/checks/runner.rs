@@ -11,7 +11,9 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
@@ -217,15 +219,18 @@ fn carry_out() -> io::Result<()> {
         None => None,
     };
     let before = order.watched.as_ref().map(Watched::look);
-    let mut stdout = io::stdout().lock();
+    // Nobody does anything with one answer before there are all: who reads them is woken once.
+    let mut stdout = io::BufWriter::new(io::stdout().lock());
     // Here, not at each start: where the folder of a child is to be another one, the standard
     // library copies this process for it instead of lending it its memory.
     if let Err(error) = rustix::process::chdir(&order.cwd) {
         writeln!(stdout, "{}", serde_json::to_string(&Answer::Trouble(error.to_string()))?)?;
-        return Ok(());
+        return stdout.flush();
     }
+    let mut starter = Starter { next: None, is_last: false };
     for (at, command) in order.commands.iter().enumerate() {
-        let answer = match until_it_passes(&order, order.first + at, command) {
+        starter.is_last = at + 1 == order.commands.len();
+        let answer = match until_it_passes(&order, order.first + at, command, &mut starter) {
             Ok(result) => Answer::Result(Box::new(result)),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(error),
             Err(error) => Answer::Trouble(error.to_string()),
@@ -236,12 +241,11 @@ fn carry_out() -> io::Result<()> {
         if is_touched {
             writeln!(stdout, "{}", serde_json::to_string(&Answer::Touched)?)?;
         }
-        stdout.flush()?;
         if is_last || is_touched {
             break;
         }
     }
-    Ok(())
+    stdout.flush()
 }
 
 /// Never raises a limit that is lower already.
@@ -252,10 +256,15 @@ fn limit(resource: Resource, most: u64) {
 }
 
 /// Runs a check again as often as its plan allows; a pass after a failure is recorded as flaky.
-fn until_it_passes(order: &Order, at: usize, command: &verdict::Command) -> io::Result<CheckResult> {
+fn until_it_passes(
+    order: &Order,
+    at: usize,
+    command: &verdict::Command,
+    starter: &mut Starter,
+) -> io::Result<CheckResult> {
     let mut failed_runs = 0;
     loop {
-        let ran = run_one(order, &command.check)?;
+        let ran = run_one(order, &command.check, starter)?;
         let mut result = verdict::judge(command, &ran);
         result.failed_runs = failed_runs;
         (result.evidence, result.evidence_sha256) = keep(order, at, failed_runs, &ran)?;
@@ -283,10 +292,10 @@ fn keep(order: &Order, at: usize, run: u32, ran: &Ran) -> io::Result<(String, St
     Ok((path.strip_prefix(&order.work).unwrap_or(&path).display().to_string(), text::sha256(&kept)))
 }
 
-fn run_one(order: &Order, check: &Check) -> io::Result<Ran> {
+fn run_one(order: &Order, check: &Check, starter: &mut Starter) -> io::Result<Ran> {
     let started = Instant::now();
     let log = order.log.as_deref().map(|path| open_log(path, &check.command)).transpose()?;
-    let mut child = spawn(order, check)?;
+    let mut child = starter.start(shell(order, check))?;
     let mut running = Running {
         pidfd: pidfd(&child)?,
         out: Stream::of(child.stdout.take().map(OwnedFd::from), &log)?,
@@ -322,9 +331,7 @@ fn open_log(path: &Path, command: &str) -> io::Result<Arc<File>> {
     Ok(Arc::new(log))
 }
 
-/// Starts the command in a process group and, where the kernel has it, a signal scope of its own,
-/// so that it cannot end this runner. The scope is the thread's that spawns, and goes with it.
-fn spawn(order: &Order, check: &Check) -> io::Result<Child> {
+fn shell(order: &Order, check: &Check) -> Command {
     let mut shell = process::command("/bin/sh");
     shell.args(["-c", &check.command]).env_clear();
     if let Some(top) = order.top.as_ref().filter(|top| check.from_top && **top != order.cwd) {
@@ -332,15 +339,62 @@ fn spawn(order: &Order, check: &Check) -> io::Result<Child> {
     }
     shell.envs(order.environment.iter().map(|(name, value)| (name, value)));
     shell.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let spawned = std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                host::enter_signal_scope();
-                Command::spawn(&mut shell)
-            })
-            .join()
-    });
-    spawned.map_err(|_| io::Error::other("the start of a check broke off"))?
+    shell
+}
+
+/// Starts each command in a process group and, where the kernel has it, a signal scope of its own,
+/// so that it cannot end this runner.
+struct Starter {
+    /// Made while the command before it runs. That one cannot reach it: its scope is another.
+    next: Option<Scoped>,
+    /// Whether no other command follows.
+    is_last: bool,
+}
+
+impl Starter {
+    fn start(&mut self, command: Command) -> io::Result<Child> {
+        let scoped = self.next.take().map_or_else(Scoped::new, Ok)?;
+        let child = scoped.start(command);
+        if !self.is_last {
+            self.next = Scoped::new().ok();
+        }
+        child
+    }
+}
+
+/// How often a start is asked for before it is waited for: a millisecond at most.
+const YIELDS_MAX: u32 = 1_000;
+
+/// A thread in a signal scope of its own that starts one command. It is gone when that runs:
+/// within a scope everything can be ended.
+struct Scoped {
+    tell: Sender<Command>,
+    thread: JoinHandle<io::Result<Child>>,
+}
+
+impl Scoped {
+    fn new() -> io::Result<Scoped> {
+        let (tell, told) = std::sync::mpsc::channel::<Command>();
+        let body = move || {
+            host::enter_signal_scope();
+            told.recv().map_err(io::Error::other)?.spawn()
+        };
+        let thread = std::thread::Builder::new().name("starter".to_owned()).stack_size(64 << 10).spawn(body)?;
+        Ok(Scoped { tell, thread })
+    }
+
+    fn start(self, command: Command) -> io::Result<Child> {
+        self.tell.send(command).map_err(io::Error::other)?;
+        // Who sleeps meanwhile leaves a core idle: the kernel moves the command there when it has
+        // hardly begun, and that takes longer than the start.
+        for _ in 0..YIELDS_MAX {
+            if self.thread.is_finished() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        self.thread.join().map_err(|_| io::Error::other("the start of a check broke off"))?
+    }
 }
 
 fn pidfd(child: &Child) -> io::Result<OwnedFd> {
