@@ -6,6 +6,7 @@ mod spool;
 
 use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::base::clock;
@@ -210,11 +211,13 @@ pub fn is_inside_session() -> bool {
 
 /// Refuses unless this process provably belongs to an operator.
 pub fn require_operator(verb: &str) -> Result<(), ClientError> {
-    match rights::prove(std::process::id()) {
+    // Who started this process does not change any more.
+    static PROOF: OnceLock<Proof> = OnceLock::new();
+    match PROOF.get_or_init(|| rights::prove(std::process::id())) {
         Proof::Operator => Ok(()),
         Proof::No(why) => Err(ClientError::Request(Box::new(
             Refusal::new(RefusalKind::Rights, format!("this process may not {verb}"))
-                .because(why)
+                .because(why.as_str())
                 .because("only a person, outside every session, may"),
         ))),
     }

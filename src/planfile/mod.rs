@@ -40,8 +40,6 @@ pub use places::Surroundings;
 pub use suggest::{Suggestion, Tree, suggest};
 pub use wiring::{Changed, Link, Seen, Unused, look};
 
-use std::sync::Arc;
-
 use crate::model::budget::Budget;
 use crate::model::ids::PlanId;
 use crate::model::limits::{PARALLEL_DEFAULT, PARALLEL_MAX, STAGES_MAX};
@@ -161,7 +159,7 @@ impl Reader<'_, '_> {
             id,
             title: document.title,
             overview: document.overview,
-            stages: drafts.into_iter().filter_map(|draft| draft.spec).map(Arc::new).collect(),
+            stages: drafts.into_iter().filter_map(|draft| draft.spec).collect(),
             max_parallel,
             acceptance,
             protected,

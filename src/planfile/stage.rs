@@ -1,5 +1,7 @@
 //! One stage as authored: its fields, its agent, and what proves it.
 
+use std::sync::Arc;
+
 use super::agent::AgentFields;
 use super::diagnostic::quoted;
 use super::fields;
@@ -21,7 +23,7 @@ pub struct StageDraft<'n> {
     pub id_span: Span,
     pub dependencies: Vec<(&'n str, Span)>,
     /// None when the stage cannot be represented; there is an error then.
-    pub spec: Option<StageSpec>,
+    pub spec: Option<Arc<StageSpec>>,
 }
 
 /// What the plan sets for all its stages.
@@ -60,29 +62,31 @@ impl Reader<'_, '_> {
         let priority = fields.get("priority").and_then(|node| self.one_of(node, "priority", fields::PRIORITIES));
         let hold = fields.get("hold").and_then(|node| self.boolean(node, "hold")).unwrap_or_default();
         let timeout_secs = fields.get("timeout").and_then(|node| self.duration(node, "timeout"));
-        let spec = id.zip(agent).map(|(id, agent)| StageSpec {
-            id,
-            name,
-            description: description.unwrap_or_default(),
-            dependencies: dependencies.iter().filter_map(|(id, _)| StageId::new(*id).ok()).collect(),
-            checks: checks.into(),
-            files,
-            working_dir,
-            stage_type: stage_type.map_or_else(StageType::default, named_type),
-            agent,
-            max_retries: retries.and_then(|n| u32::try_from(n).ok()).unwrap_or(RETRIES_DEFAULT),
-            priority: priority.map_or_else(Priority::default, named_priority),
-            hold,
-            timeout_secs,
-            auto_merge: auto_merge.unwrap_or(defaults.auto_merge),
-            criteria,
-            setup,
-            teardown,
-            parallel_group,
-            context_budget: budget.and_then(|n| u32::try_from(n).ok()).unwrap_or(CONTEXT_BUDGET_DEFAULT),
-            budget: spends,
-            advice,
-            sandbox: defaults.sandbox.with(&sandbox),
+        let spec = id.zip(agent).map(|(id, agent)| {
+            Arc::new(StageSpec {
+                id,
+                name,
+                description: description.unwrap_or_default(),
+                dependencies: dependencies.iter().filter_map(|(id, _)| StageId::new(*id).ok()).collect(),
+                checks: checks.into(),
+                files,
+                working_dir,
+                stage_type: stage_type.map_or_else(StageType::default, named_type),
+                agent,
+                max_retries: retries.and_then(|n| u32::try_from(n).ok()).unwrap_or(RETRIES_DEFAULT),
+                priority: priority.map_or_else(Priority::default, named_priority),
+                hold,
+                timeout_secs,
+                auto_merge: auto_merge.unwrap_or(defaults.auto_merge),
+                criteria,
+                setup,
+                teardown,
+                parallel_group,
+                context_budget: budget.and_then(|n| u32::try_from(n).ok()).unwrap_or(CONTEXT_BUDGET_DEFAULT),
+                budget: spends,
+                advice,
+                sandbox: defaults.sandbox.with(&sandbox),
+            })
         });
         self.report.stage = None;
         StageDraft { id: id_text, id_span, dependencies, spec }

@@ -13,15 +13,13 @@ use crate::model::plan::Plan;
 use crate::planfile::Severity;
 
 pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
-    client::require_operator("load a plan")?;
-    // Git is asked while the plan is read; what it says comes first.
-    let (ready, read) = std::thread::scope(|scope| {
-        let ready = scope.spawn(|| place.git.check_ready());
+    // Everything else is asked while the plan is read; what it says comes first.
+    let (ground, read) = std::thread::scope(|scope| {
+        let ground = scope.spawn(|| ground(place));
         let read = read(&args.plan);
-        (ready.join(), read)
+        (ground.join(), read)
     });
-    ready.map_err(|_| Failure::new(exit::INTERNAL, "looking at git broke off"))??;
-    let head = place.git.head(&place.here)?;
+    let ground = ground.map_err(|_| Failure::new(exit::INTERNAL, "looking at git broke off"))??;
     let (source, parsed) = read?;
     for diagnostic in &parsed.diagnostics {
         ui::note(format!("{diagnostic}"));
@@ -35,20 +33,28 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
     let notices = notices(&plan);
     let request = Request::LoadPlan {
         source: PlanSource { path: path.display().to_string(), sha256: sha256(&source), ignored_fields: Vec::new() },
-        ground: Ground {
-            base_branch: head.branch.clone(),
-            base_commit: head.commit.clone(),
-            config: crate::git::fingerprint(&place.git.common)?,
-            nonce: uuid::Uuid::new_v4().simple().to_string(),
-        },
+        ground: ground.clone(),
         clean: args.clean,
         plan: Box::new(plan),
     };
     if let Answer::Done { text } = client::request(&place.layout, request)? {
-        ui::line(format!("{text}, on `{}` at {}", head.branch, head.commit.short()));
+        ui::line(format!("{text}, on `{}` at {}", ground.base_branch, ground.base_commit.short()));
     }
     notices.into_iter().for_each(ui::note);
     Ok(exit::OK)
+}
+
+/// Where the plan begins, for a person who may begin one there.
+fn ground(place: &Place) -> Result<Ground, Failure> {
+    client::require_operator("load a plan")?;
+    place.git.check_ready()?;
+    let head = place.git.head(&place.here)?;
+    Ok(Ground {
+        base_branch: head.branch,
+        base_commit: head.commit,
+        config: crate::git::fingerprint(&place.git.common)?,
+        nonce: uuid::Uuid::new_v4().simple().to_string(),
+    })
 }
 
 /// What a person should know before `loom run`.
