@@ -122,7 +122,7 @@ impl Executor {
         if slot.is_none() {
             *slot = self.context.git().ok()?.open_refs().ok();
         }
-        slot.as_ref()?.tip(&run.plan.branch_ref()).ok().flatten().map(|oid| oid.to_string())
+        Some(slot.as_ref()?.target(&run.plan.branch_ref())?.to_string())
     }
 
     /// Starts `effect`; its outcome arrives as a message that frees `key`.

@@ -38,6 +38,7 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
     };
     let phase = phase(world, run, daemon.running);
     let spent = budget::spent_by_stage(run);
+    let stages: Vec<&Stage> = run.plan.stages.iter().filter_map(|spec| run.stages.get(&spec.id)).collect();
     Status {
         version: STATUS_VERSION,
         plan: Some(PlanRow {
@@ -53,11 +54,8 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
             base_stays: run.base_stays.clone(),
             tip: run.tip.as_ref().map(ToString::to_string),
         }),
-        stages: run
-            .plan
-            .stages
+        stages: stages
             .iter()
-            .filter_map(|spec| run.stages.get(&spec.id))
             .map(|stage| row(world, run, stage, spent.get(&stage.spec.id).copied().unwrap_or_default(), now))
             .collect(),
         sessions: run.live_sessions().map(|session| session_row(run, session)).collect(),
@@ -74,8 +72,8 @@ pub fn status(world: &World, daemon: DaemonRow, tip_now: Option<&str>, now: Time
             })
             .collect(),
         attention: crate::kernel::attention(world).into_iter().map(attention_row).collect(),
-        notices: notices(world, run, tip_now),
-        next: next(run, phase),
+        notices: notices(world, run, &stages, tip_now),
+        next: next(run, &stages, phase),
         phase,
         daemon,
     }
@@ -323,7 +321,7 @@ fn dollars(micro: u64) -> f64 {
     format!("{}.{:06}", micro / 1_000_000, micro % 1_000_000).parse().unwrap_or(f64::MAX)
 }
 
-fn notices(world: &World, run: &Run, tip_now: Option<&str>) -> Vec<String> {
+fn notices(world: &World, run: &Run, stages: &[&Stage], tip_now: Option<&str>) -> Vec<String> {
     let mut notices = Vec::new();
     for (stage, why) in &world.teardowns {
         notices.push(format!("the teardown of `{stage}` failed, and its worktree is gone all the same: {why}"));
@@ -345,7 +343,7 @@ fn notices(world: &World, run: &Run, tip_now: Option<&str>) -> Vec<String> {
     if let Some(why) = &run.paused {
         notices.push(format!("the plan is paused, no session starts: {why}"));
     }
-    for stage in run.stages.values().filter(|stage| !stage.state.is_final()) {
+    for stage in stages.iter().filter(|stage| stage.sessions > 0 && !stage.state.is_final()) {
         let newest = run.sessions.get(&SessionId::of(&stage.spec.id, stage.sessions));
         if let Some(session) = newest.filter(|session| !session.left.is_empty()) {
             let left = session.left.join(", ");
@@ -370,15 +368,14 @@ fn notices(world: &World, run: &Run, tip_now: Option<&str>) -> Vec<String> {
     notices
 }
 
-fn next(run: &Run, phase: PhaseOfPlan) -> Vec<String> {
+/// `stages`: in the order of the plan.
+fn next(run: &Run, stages: &[&Stage], phase: PhaseOfPlan) -> Vec<String> {
     let mut next: Vec<String> = run
         .open_gates()
         .filter(|gate| gate.subject.stage().is_none())
         .map(|gate| format!("loom stage approve {}", gate.id))
         .collect();
-    next.extend(
-        run.plan.stages.iter().filter_map(|spec| run.stages.get(&spec.id)).filter_map(|stage| next_step(run, stage)),
-    );
+    next.extend(stages.iter().filter_map(|stage| next_step(run, stage)));
     if run.base_stays.is_some() || matches!(run.base_entry, BaseEntry::Rejected { .. }) {
         next.push(base_next(run));
     }
