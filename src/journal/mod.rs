@@ -66,15 +66,16 @@ pub struct Record {
 }
 
 impl Record {
-    /// Its canonical line, with the newline, and its hash.
-    fn encode(&self) -> (String, String) {
-        let mut line = serde_json::to_string(self).expect("facts have string keys only");
-        line.pop();
-        let hash = sha256(line.as_bytes());
-        line.push_str(HASH_FIELD);
-        line.push_str(&hash);
-        line.push_str("\"}\n");
-        (line, hash)
+    /// Appends its canonical line, with the newline; says its hash.
+    fn encode(&self, lines: &mut Vec<u8>) -> String {
+        let begin = lines.len();
+        serde_json::to_writer(&mut *lines, self).expect("facts have string keys only");
+        lines.pop();
+        let hash = sha256(&lines[begin..]);
+        for part in [HASH_FIELD, &hash, "\"}\n"] {
+            lines.extend_from_slice(part.as_bytes());
+        }
+        hash
     }
 }
 
@@ -183,9 +184,7 @@ impl<S: Store> Journal<S> {
             prev: std::mem::take(&mut self.head),
             facts,
         };
-        let (line, hash) = record.encode();
-        self.head = hash;
-        self.pending.extend_from_slice(line.as_bytes());
+        self.head = record.encode(&mut self.pending);
         self.seq += 1;
         record.facts
     }

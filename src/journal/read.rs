@@ -141,7 +141,9 @@ pub fn problems(bytes: &[u8], path: &Path, anchor: Option<&Anchor>) -> Vec<Strin
     let mut odd = None;
     let scan = scan(bytes, path, anchor, |line| {
         let is_newer = line.record.v > FACT_VERSION || !line.unknown.is_empty();
-        if !is_newer && odd.is_none() && line.record.encode().0.as_bytes() != line.bytes {
+        let mut written = Vec::new();
+        line.record.encode(&mut written);
+        if !is_newer && odd.is_none() && written != line.bytes {
             odd = Some(line.record.seq);
         }
     });
