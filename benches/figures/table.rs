@@ -30,6 +30,12 @@ pub(crate) enum Target {
     Ratio(f64),
     /// At most this much more than the floor.
     Above(f64),
+    /// At most `limit`, which was set where the floor was `then`: where the floor alone is higher, what
+    /// comes on top of it may be no more than it was there.
+    AtMostWhere {
+        limit: f64,
+        then: f64,
+    },
     /// None: for comparison.
     Shown,
 }
@@ -43,6 +49,11 @@ impl Row {
             Target::AtMost(limit) => (format!("≤ {}", shown(*limit)), Some(*limit)),
             Target::Ratio(times) => (format!("≤ {times} × floor"), Some(base * times)),
             Target::Above(more) => (format!("≤ floor + {}", shown(*more)), Some(base + more)),
+            Target::AtMostWhere { limit, then } => {
+                let more = limit - then;
+                let wanted = format!("≤ {}, or floor + {}", shown(*limit), shown(more));
+                (wanted, Some(limit.max(base + more)))
+            }
             Target::Shown => (String::new(), None),
         };
         Row {
