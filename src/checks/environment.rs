@@ -242,7 +242,8 @@ impl Operator {
     }
 }
 
-/// The programs in those folders of `PATH` that this user may write to, each folder once.
+/// The programs in those folders of `PATH` that this user may write to, each name of a folder once:
+/// two names may lead to one folder now and to two later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Programs(Vec<Folder>);
 
@@ -259,7 +260,7 @@ type Identity = (u64, i64, u32, i64, u64);
 impl Programs {
     fn of(path: &[PathBuf]) -> Programs {
         let mut seen = BTreeSet::new();
-        let is_new = |dir: &&PathBuf| seen.insert(dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf()));
+        let is_new = |dir: &&PathBuf| seen.insert(dir.to_path_buf());
         let dirs = path.iter().filter(|dir| is_writable(dir)).filter(is_new);
         Programs(dirs.map(|dir| Folder { dir: dir.clone(), programs: programs_in(dir) }).collect())
     }
@@ -271,10 +272,11 @@ impl Programs {
         let of = |programs: &'_ Programs, dir: &Path| programs.0.iter().position(|folder| folder.dir == dir);
         let mut found = Vec::new();
         for folder in &now.0 {
-            let known = of(self, &folder.dir).map_or(&none, |at| &self.0[at].programs);
+            let before = of(self, &folder.dir);
+            let known = before.map_or(&none, |at| &self.0[at].programs);
             for (name, identity) in &folder.programs {
                 let what = match known.get(name) {
-                    None if is_of_the_system(&folder.dir) => continue,
+                    None if is_of_the_system(&folder.dir) && before.is_some() => continue,
                     None => "new",
                     Some(known) if known != identity => "changed",
                     Some(_) => continue,
@@ -351,6 +353,21 @@ mod tests {
         assert_ne!(before.digest(), both.digest());
         fs_err::remove_file(dir.path().join("a")).unwrap();
         assert_eq!(both.differences(&Programs::of(&path)), [format!("{} (gone)", dir.path().join("a").display())]);
+    }
+
+    #[test]
+    fn a_folder_that_stands_for_another_one_is_looked_at_by_its_own_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let [real, link] = ["usr-bin", "bin"].map(|name| dir.path().join(name));
+        fs_err::create_dir(&real).unwrap();
+        fs_err::os::unix::fs::symlink(&real, &link).unwrap();
+        program(&real, "sh", "1");
+        let path = vec![real, link.clone()];
+        let before = Programs::of(&path);
+        fs_err::remove_file(&link).unwrap();
+        fs_err::create_dir(&link).unwrap();
+        program(&link, "sh", "2");
+        assert_eq!(before.differences(&Programs::of(&path)), [format!("{} (changed)", link.join("sh").display())]);
     }
 
     #[test]

@@ -362,7 +362,8 @@ impl Starter {
     }
 }
 
-/// How often a start is asked for before it is waited for: a millisecond at most.
+/// How often a start is asked for before it is waited for: for a millisecond, unless others want
+/// the core.
 const YIELDS_MAX: u32 = 1_000;
 
 /// A thread in a signal scope of its own that starts one command. It is gone when that runs:

@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn what_is_closed_cannot_be_opened() {
         let layout = Layout { project: "/h/u/p".into(), work: "/h/u/p/.work".into() };
-        let git = Git::at("/h/u/p".into(), "/h/u/p/.git".into());
+        let git = Git { project: "/h/u/p".into(), common: "/h/u/p/.git".into(), excludes: PathBuf::new() };
         let environment: Environment = [("HOME", "/h/u")].into_iter().collect();
         let opened =
             |path: &str| opened_by(Path::new(path), &layout, &git, Path::new("/h/u/p/.worktrees/api"), &environment);

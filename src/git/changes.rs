@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::open::Open;
 use super::{Git, GitError};
 use crate::model::ids::Oid;
 use crate::model::judge::{Change, Side};
@@ -13,33 +12,13 @@ const TEXT_BYTES_MAX: usize = 2 << 20;
 
 /// The differences of two trees, with their contents at hand.
 pub struct Changes {
-    repo: Open,
+    repo: git2::Repository,
     /// The tree before.
     old: git2::Oid,
     pub list: Vec<Change>,
 }
 
 impl Changes {
-    fn of(repo: Open, from: &Oid, tree: &Oid) -> Result<Changes, GitError> {
-        let (old, list) = {
-            let old = repo.find_commit(git2::Oid::from_str(from.as_str())?)?.tree()?;
-            let new = repo.find_tree(git2::Oid::from_str(tree.as_str())?)?;
-            let mut options = git2::DiffOptions::new();
-            options.include_typechange(true).ignore_submodules(false).skip_binary_check(true);
-            let diff = repo.diff_tree_to_tree(Some(&old), Some(&new), Some(&mut options))?;
-            let side = |file: git2::DiffFile<'_>| {
-                file.exists().then(|| Side { mode: file.mode().into(), id: file.id().to_string() })
-            };
-            let change = |delta: git2::DiffDelta<'_>| {
-                let file = if delta.new_file().exists() { delta.new_file() } else { delta.old_file() };
-                let path = file.path_bytes().map(|path| String::from_utf8_lossy(path).into_owned());
-                Change { path: path.unwrap_or_default(), old: side(delta.old_file()), new: side(delta.new_file()) }
-            };
-            (old.id(), diff.deltas().map(change).collect())
-        };
-        Ok(Changes { repo, old, list })
-    }
-
     /// Looks at the content of everything that is new.
     pub(super) fn verify(&self) -> Result<(), GitError> {
         let new = self.list.iter().filter_map(|change| change.new.as_ref());
@@ -66,7 +45,7 @@ impl Changes {
 
 /// The files of one tree.
 pub struct Snapshot {
-    repo: Open,
+    repo: git2::Repository,
     ids: BTreeMap<String, git2::Oid>,
     /// Their paths, sorted.
     pub files: Vec<String>,
@@ -98,12 +77,24 @@ impl Git {
 
     /// What leads from the tree of commit `from` to `tree`; renames are a deletion and a new file.
     pub fn changes(&self, from: &Oid, tree: &Oid) -> Result<Changes, GitError> {
-        Changes::of(self.repo()?, from, tree)
-    }
-
-    /// As [`Git::changes`], with every object read from the disk as it is now.
-    pub(super) fn changes_anew(&self, from: &Oid, tree: &Oid) -> Result<Changes, GitError> {
-        Changes::of(self.repo_anew()?, from, tree)
+        let repo = self.repo()?;
+        let (old, list) = {
+            let old = repo.find_commit(git2::Oid::from_str(from.as_str())?)?.tree()?;
+            let new = repo.find_tree(git2::Oid::from_str(tree.as_str())?)?;
+            let mut options = git2::DiffOptions::new();
+            options.include_typechange(true).ignore_submodules(false).skip_binary_check(true);
+            let diff = repo.diff_tree_to_tree(Some(&old), Some(&new), Some(&mut options))?;
+            let side = |file: git2::DiffFile<'_>| {
+                file.exists().then(|| Side { mode: file.mode().into(), id: file.id().to_string() })
+            };
+            let change = |delta: git2::DiffDelta<'_>| {
+                let file = if delta.new_file().exists() { delta.new_file() } else { delta.old_file() };
+                let path = file.path_bytes().map(|path| String::from_utf8_lossy(path).into_owned());
+                Change { path: path.unwrap_or_default(), old: side(delta.old_file()), new: side(delta.new_file()) }
+            };
+            (old.id(), diff.deltas().map(change).collect())
+        };
+        Ok(Changes { repo, old, list })
     }
 
     /// Those of `paths` that are ignored by the `.gitignore` files of the commit `of`, or by the user's own.
@@ -125,9 +116,7 @@ impl Git {
                 fs_err::write(file, blob.content())?;
             }
         }
-        // The user's own rules are where the repository says.
-        let rules = self.repo_anew()?;
-        rules.set_workdir(folder.path(), false)?;
+        let rules = git2::Repository::init(folder.path())?;
         let is_ignored = |path: &&&str| rules.is_path_ignored(Path::new(path)).unwrap_or(true);
         Ok(paths.iter().filter(is_ignored).map(|path| (*path).to_owned()).collect())
     }

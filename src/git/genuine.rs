@@ -73,7 +73,7 @@ impl Git {
     /// # Errors
     /// [`GitError::Forged`] when something is not what its name says.
     pub fn verify_changes(&self, from: &Oid, tree: &Oid) -> Result<(), GitError> {
-        let changes = self.changes_anew(from, tree)?;
+        let changes = self.changes(from, tree)?;
         changes.verify()
     }
 }

@@ -18,7 +18,6 @@ mod follow;
 mod genuine;
 mod history;
 mod kept;
-mod open;
 mod orphans;
 mod own;
 mod refs;
@@ -52,7 +51,6 @@ pub struct Git {
     pub common: PathBuf,
     /// `core.excludesFile` for worktrees; hides Loom's own files.
     pub excludes: PathBuf,
-    idle: open::Idle,
 }
 
 /// Why a folder cannot be a project.
@@ -126,9 +124,9 @@ impl Git {
         (is_main && top.join(".work/journal.jsonl").is_file()).then(|| Git::at(top.to_path_buf(), common))
     }
 
-    pub(crate) fn at(project: PathBuf, common: PathBuf) -> Git {
+    fn at(project: PathBuf, common: PathBuf) -> Git {
         let excludes = crate::base::layout::Layout::new(&project).excludes();
-        Git { project, common, excludes, idle: open::Idle::default() }
+        Git { project, common, excludes }
     }
 
     /// The branch and commit that a plan would start from: those of the checkout around `here`,
@@ -165,9 +163,9 @@ impl Git {
     /// clone has left there.
     fn check_whole(&self) -> Result<(), NoProject> {
         let is_partial = || {
-            let config = self.repo()?.config()?;
+            let config = git2::Repository::open(&self.common)?.config()?;
             let has_promisor = config.entries(Some(r"^remote\..*\.promisor$"))?.next().is_some();
-            Ok::<bool, GitError>(has_promisor)
+            Ok::<bool, git2::Error>(has_promisor)
         };
         if !is_partial().unwrap_or(false) {
             return Ok(());

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::command::line;
-use super::open::Open;
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
 use crate::base::fs::sync_dir;
@@ -15,7 +14,7 @@ pub(super) fn oid(id: git2::Oid) -> Oid {
 
 /// An open repository, to read refs from.
 pub struct Refs {
-    repo: Open,
+    repo: git2::Repository,
 }
 
 impl Refs {
@@ -26,11 +25,6 @@ impl Refs {
             Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// As [`Refs::tip`], without a look at what it points to: for a picture.
-    pub fn target(&self, name: &str) -> Option<Oid> {
-        Some(oid(self.repo.find_reference(name).ok()?.resolve().ok()?.target()?))
     }
 }
 
@@ -43,6 +37,10 @@ pub fn tracked_files(dir: &std::path::Path) -> Option<Vec<String>> {
 }
 
 impl Git {
+    pub(super) fn repo(&self) -> Result<git2::Repository, GitError> {
+        Ok(git2::Repository::open(&self.common)?)
+    }
+
     /// The commit a ref points to; none when there is no such ref.
     pub fn tip(&self, name: &str) -> Result<Option<Oid>, GitError> {
         self.open_refs()?.tip(name)
