@@ -115,6 +115,8 @@ impl Inside {
         let removed = own.secure(git, known)?;
         if removed > 0 && known.is_some() {
             super::setup::forget_in_proof(own);
+            // What is put back is looked at like the first time.
+            self.listing = Listing::default();
             tracing::warn!("{removed} files in the proof checkout are not what the last proof left: removed or gone");
         }
         self.tree = tree.filter(|_| removed == 0 && kept.is_some());

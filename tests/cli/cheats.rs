@@ -250,6 +250,23 @@ fn an_object_that_was_replaced_on_disk_proves_nothing() {
 }
 
 #[test]
+fn a_file_taken_from_the_proof_checkout_does_not_come_back_as_a_forged_object() {
+    let env = project();
+    // Of the tree that the first proof has looked at, the second puts back what is gone.
+    let forge = "set -e; id=$(git rev-parse HEAD:tests/test_add.sh); new=$(echo 'exit 0' | git hash-object -w --stdin); \
+        rm $XDG_CACHE_HOME/loom/*/proof/tests/test_add.sh; \
+        echo x > x.txt; git add x.txt; git commit -q -m Work; \
+        cd $(git rev-parse --git-common-dir)/objects; of() { echo $1 | sed 's#^..#&/#'; }; \
+        chmod u+w $(of $id); cp $(of $new) $(of $id)";
+    let forges = stage("forges").run(forge).check(TESTS).after(&["first"]).with("max_retries: 0");
+    env.load(&plan(&[stage("first").check("test -e tests/test_add.sh"), forges]));
+    env.run().ends(4);
+    assert_eq!(env.stage("first")["state"], "merged");
+    assert_eq!(env.stage("forges")["state"], "blocked", "{}", env.daemon_log());
+    env.loom(&["status", "forges"]).ok().has("is not what its name says");
+}
+
+#[test]
 fn a_program_that_a_session_puts_on_path_stops_landing_until_a_person_has_seen_it() {
     let mut env = project();
     env.program("runner", "exec sh \"$@\"");
