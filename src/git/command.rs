@@ -155,7 +155,8 @@ pub(super) fn output(mut command: Command, input: Option<&[u8]>) -> Result<Outpu
 /// Standard output and standard error of a process, to its end. None: it is not over at the deadline.
 fn listen(child: &mut Child, deadline: Instant) -> io::Result<Option<[Vec<u8>; 2]>> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-    let ended = pidfd_open(pid, PidfdFlags::empty())?;
+    // Without one, the end of what it says has to do.
+    let ended = pidfd_open(pid, PidfdFlags::empty()).ok();
     let mut pipes = [child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from)];
     let mut said = [Vec::new(), Vec::new()];
     let mut part = [0; 16 << 10];
@@ -163,7 +164,8 @@ fn listen(child: &mut Child, deadline: Instant) -> io::Result<Option<[Vec<u8>; 2
         let open: Vec<usize> = (0..pipes.len()).filter(|at| pipes[*at].is_some()).collect();
         let mut interests: Vec<Interest> = pipes.iter().flatten().map(Interest::read).collect();
         if interests.is_empty() {
-            interests.push(Interest::read(&ended));
+            let Some(ended) = &ended else { return Ok(Some(said)) };
+            interests.push(Interest::read(ended));
         }
         let ready = wait(&interests, Some(deadline))?;
         if open.is_empty() && ready[0].readable {

@@ -1,6 +1,8 @@
 //! What a daemon that was killed leaves in git: commands that still run, and
 //! locks of commands that were killed with it.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -54,6 +56,8 @@ pub(super) fn is_git_at_work(dir: &Path, whose: Whose) -> bool {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { return false };
         let is_git = fs_err::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.starts_with("git"));
         let is_here = || std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
+        // One of Loom's goes there by itself, a moment after it has begun.
+        let goes_here = || fs_err::read(entry.path().join("cmdline")).is_ok_and(|line| names_below(&line, dir));
         let started_by = || process::environ_value(pid, STARTED_BY).ok().flatten();
         let is_meant = || match whose {
             Whose::Anybody => true,
@@ -61,8 +65,13 @@ pub(super) fn is_git_at_work(dir: &Path, whose: Whose) -> bool {
             Whose::Looms => started_by().is_some(),
         };
         let is_alive = || process::stat(pid).is_some_and(|stat| !stat.is_zombie);
-        is_git && is_alive() && is_here() && is_meant()
+        is_git && is_alive() && (is_here() || goes_here()) && is_meant()
     })
+}
+
+/// Whether one of the arguments of a command line, as the kernel has it, is `dir` or below it.
+fn names_below(line: &[u8], dir: &Path) -> bool {
+    line.split(|byte| *byte == 0).any(|argument| Path::new(OsStr::from_bytes(argument)).starts_with(dir))
 }
 
 impl Git {
