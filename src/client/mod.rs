@@ -211,7 +211,7 @@ pub fn is_inside_session() -> bool {
 
 /// Refuses unless this process provably belongs to an operator.
 pub fn require_operator(verb: &str) -> Result<(), ClientError> {
-    // Who started this process does not change any more.
+    // Who started this process is asked once: it does one thing and ends.
     static PROOF: OnceLock<Proof> = OnceLock::new();
     match PROOF.get_or_init(|| rights::prove(std::process::id())) {
         Proof::Operator => Ok(()),

@@ -116,7 +116,9 @@ impl Git {
                 fs_err::write(file, blob.content())?;
             }
         }
-        let rules = git2::Repository::init(folder.path())?;
+        // The user's own rules are where the repository says.
+        let rules = self.repo()?;
+        rules.set_workdir(folder.path(), false)?;
         let is_ignored = |path: &&&str| rules.is_path_ignored(Path::new(path)).unwrap_or(true);
         Ok(paths.iter().filter(is_ignored).map(|path| (*path).to_owned()).collect())
     }

@@ -26,6 +26,12 @@ impl Refs {
             Err(error) => Err(error.into()),
         }
     }
+
+    /// As [`Refs::tip`], without a look at what it points to: for a picture. Whoever holds these refs
+    /// for long holds no pack.
+    pub fn target(&self, name: &str) -> Option<Oid> {
+        Some(oid(self.repo.find_reference(name).ok()?.resolve().ok()?.target()?))
+    }
 }
 
 /// The files that git tracks in the checkout around `dir`, sorted, as paths from its top. None

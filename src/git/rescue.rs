@@ -161,7 +161,6 @@ impl Git {
                 continue;
             }
             match reference.target().filter(|_| reference.is_branch()) {
-                // A branch holds a commit and nothing else.
                 Some(tip) => kept.push(tip),
                 None => kept.extend(reference.peel_to_commit().map(|commit| commit.id())),
             }
@@ -173,12 +172,10 @@ impl Git {
         let mut walk = repo.revwalk()?;
         walk.set_sorting(git2::Sort::TOPOLOGICAL | git2::Sort::TIME)?;
         candidates.iter().try_for_each(|id| walk.push(*id))?;
-        // A branch whose commit is gone keeps nothing.
-        let hide = |id: &git2::Oid| match walk.hide(*id) {
-            Err(error) if error.code() != git2::ErrorCode::NotFound => Err(error),
-            _ => Ok(()),
-        };
-        kept.iter().try_for_each(hide)?;
+        for id in &kept {
+            // A branch whose commit is gone, or that names something else, keeps nothing.
+            let _ = walk.hide(*id);
+        }
         let (mut tips, mut below) = (Vec::new(), BTreeSet::new());
         for id in walk {
             let id = id?;
