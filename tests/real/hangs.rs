@@ -90,8 +90,8 @@ fn silence_after_the_end_of_a_turn() {
     project.set_env("LOOM_WATCH_MS", "3000");
     project.init(TERMINAL, ONE);
     project.start();
-    let tmux = Tmux::new(&project, &attach_line());
     api.wait_for("in the last turn", |seen| seen.lane == "api" && seen.turn == 2);
+    let tmux = Tmux::new(&project, &attach_line());
     tmux.wait_for("You carry out stage `api`");
     wait_for("the interruption", || {
         tmux.keys(&["Escape"]);
