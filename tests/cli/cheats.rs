@@ -267,6 +267,28 @@ fn a_file_taken_from_the_proof_checkout_does_not_come_back_as_a_forged_object() 
 }
 
 #[test]
+fn a_check_reaches_no_thread_of_what_runs_it() {
+    let env = project();
+    let (script, tried) = (env.path().join("reach.sh"), env.path().join("tried"));
+    // Each thread by its own number: one that dies of it takes the runner with it. The one that will
+    // start the next check is there already.
+    let reach = "p=$$; n=\n\
+        while [ $p -gt 1 ]; do\n\
+          p=$(sed -n 's/^PPid:\t//p' /proc/$p/status); n=$(tr '\\0' ' ' < /proc/$p/cmdline)\n\
+          case $n in 'loom checks '*) break;; esac\n\
+        done\n\
+        for t in /proc/$p/task/*; do kill -9 ${t##*/} 2> /dev/null; echo $? >> TRIED; done\n";
+    fs::write(&script, reach.replace("TRIED", &tried.display().to_string())).unwrap();
+    let check = format!("sh {}", script.display());
+    let reaches = stage("a").check(&check).with(&format!("truths: ['{check}; true']"));
+    env.load(&plan(&[reaches]));
+    env.run().ok();
+    assert_eq!(env.stage("a")["state"], "merged", "{}", env.daemon_log());
+    let tried = fs::read_to_string(tried).unwrap();
+    assert!(tried.lines().count() >= 3 && tried.lines().all(|code| code == "1"), "{tried}");
+}
+
+#[test]
 fn a_program_that_a_session_puts_on_path_stops_landing_until_a_person_has_seen_it() {
     let mut env = project();
     env.program("runner", "exec sh \"$@\"");
