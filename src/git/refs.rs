@@ -28,7 +28,7 @@ impl Refs {
     }
 
     /// As [`Refs::tip`], without a look at what it points to: for a picture. Whoever holds these refs
-    /// for long holds no pack.
+    /// for long holds no pack. None also when it cannot be read.
     pub fn target(&self, name: &str) -> Option<Oid> {
         Some(oid(self.repo.find_reference(name).ok()?.resolve().ok()?.target()?))
     }
