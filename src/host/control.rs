@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::cgroup;
+use super::exec::GO;
 use super::spec::{ExitRecord, HostFolder, HostRecord, HostSpec};
 use super::tree;
 use crate::base::{clock, fs, process, wait};
@@ -31,7 +32,7 @@ impl Waiting {
     }
     /// Lets the host start its child.
     pub fn release(mut self) -> io::Result<Lifeline> {
-        self.barrier.write_all(b"g")?;
+        self.barrier.write_all(&GO)?;
         Ok(Lifeline { _barrier: self.barrier })
     }
 }

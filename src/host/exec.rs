@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -18,6 +18,9 @@ use super::spec::{EnvChange, HostFolder, HostSpec};
 use crate::base::fail;
 use crate::base::process;
 use crate::base::wait;
+
+/// What passes a start barrier: from the daemon to a host, and from there to what becomes the child.
+pub const GO: [u8; 1] = *b"g";
 
 /// Becomes the child of the host at `dir`. Returns only if that failed; the host hears why on
 /// standard input, which is a socket to it until the moment of the exec.
@@ -32,10 +35,6 @@ pub fn exec(dir: &Path) -> u8 {
 
 fn become_child(dir: &Path, channel: &UnixStream) -> io::Result<std::convert::Infallible> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    // From here on the death of the host is ours; one before that has closed the channel.
-    if wait::readable(channel, Instant::now())? {
-        return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the host is gone"));
-    }
     let folder = HostFolder::new(dir);
     let spec = read_spec(&folder)?;
     if let Some(group) = super::control::read_record(&folder)?.cgroup {
@@ -53,6 +52,7 @@ fn become_child(dir: &Path, channel: &UnixStream) -> io::Result<std::convert::In
         rustix::stdio::dup2_stdin(&null)?;
     }
     enter_signal_scope();
+    wait_for_go(channel)?;
     let (program, arguments) = spec
         .argv
         .split_first()
@@ -66,6 +66,18 @@ fn become_child(dir: &Path, channel: &UnixStream) -> io::Result<std::convert::In
     command.stdin(std::process::Stdio::inherit());
     let error = command.exec();
     Err(io::Error::new(error.kind(), format!("cannot run `{program}`: {error}")))
+}
+
+/// The host lets go. Its death is ours already; one that came before that has closed the channel,
+/// perhaps behind its word.
+fn wait_for_go(mut channel: &UnixStream) -> io::Result<()> {
+    let mut byte = [0];
+    let is_told = channel.read(&mut byte)? == 1 && byte == GO;
+    // It says nothing else: what can be read now is the end.
+    if is_told && !wait::readable(channel, Instant::now())? {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::BrokenPipe, "the host is gone"))
 }
 
 /// Reads `spec.json`.

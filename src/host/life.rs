@@ -13,7 +13,7 @@ use rustix::fd::AsFd;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use super::cgroup;
-use super::exec::read_spec;
+use super::exec::{GO, read_spec};
 use super::running::{Outputs, Running, Streams};
 use super::seats::Seats;
 use super::spec::{ExitRecord, HostFolder, HostRecord, HostSpec, TerminalSize};
@@ -138,31 +138,24 @@ fn pass_barrier(
 ) -> io::Result<()> {
     fail::point(Point::HostAtBarrier)?;
     let ready = io::stdout().write_all(b"ready\n").and_then(|()| io::stdout().flush());
-    let refused = match ready {
-        Ok(()) => wait_for_go(&mut signals)?,
-        Err(error) => Some(format!("the daemon is gone: {error}")),
+    // Comes up while the daemon makes ready what it will see, and waits behind the same barrier.
+    let prepared = Prepared::new(dir, folder, &spec);
+    let let_go = ready.map_err(|error| io::Error::other(format!("the daemon is gone: {error}")));
+    let let_go = let_go.and_then(|()| wait_for_go(&mut signals)).and_then(|()| detach(spec.ends_with_daemon));
+    let let_go = let_go.and_then(|lifeline| fail::point(Point::BeforeChild).map(|()| lifeline));
+    let started = match (let_go, prepared) {
+        (Ok(lifeline), Ok(prepared)) => Ok((prepared.release(folder, &spec), lifeline)),
+        (Err(why), Ok(prepared)) => {
+            prepared.end();
+            Err(why)
+        }
+        (Ok(_), Err(why)) | (Err(why), Err(_)) => Err(why),
     };
-    let lifeline = detach(spec.ends_with_daemon)?;
-    if let Some(why) = refused {
-        let seats_path = seats.as_ref().map(Seats::path);
-        seats_path.map(remove_if_there).transpose()?;
-        return record_exit(folder, &never_started(why));
-    }
-    let started = Instant::now();
-    let timeout = Duration::from_millis(spec.timeout_ms);
-    let started_child = Outputs::open(folder, spec.log_bytes_max).and_then(|outputs| {
-        fail::point(Point::BeforeChild)?;
-        let (child, streams, channel) = start_child(dir, &spec)?;
-        fail::pass(Point::AfterChild);
-        let mut running = Running::new(folder, &spec, outputs, child, streams);
-        running.channel = Some(channel);
-        Ok(running)
-    });
-    let mut running = match started_child {
-        Ok(running) => running,
-        Err(error) => {
+    let (mut running, lifeline) = match started {
+        Ok(started) => started,
+        Err(why) => {
             seats.as_ref().map(|seats| remove_if_there(seats.path())).transpose()?;
-            return record_exit(folder, &never_started(error.to_string()));
+            return record_exit(folder, &never_started(why.to_string()));
         }
     };
     if let Some(Err(error)) = spec.spool.map(super::spool::start) {
@@ -171,8 +164,6 @@ fn pass_barrier(
     running.lifeline = lifeline;
     running.seats = seats;
     running.cgroup = cgroup;
-    // No deadline that is too far away to be represented is ever met.
-    running.deadline = started.checked_add(timeout);
     let record = running.until_the_end(signals)?;
     record_exit(folder, &record)?;
     if let (Some(seats), Some(screen)) = (running.seats.take(), running.screen()) {
@@ -181,24 +172,28 @@ fn pass_barrier(
     Ok(())
 }
 
-/// Waits at the start barrier. `None`: go; otherwise why not.
-fn wait_for_go(signals: &mut HostSignals) -> io::Result<Option<String>> {
+/// Waits at the start barrier.
+///
+/// # Errors
+/// Says why nothing is to be started.
+fn wait_for_go(signals: &mut HostSignals) -> io::Result<()> {
     let deadline = Instant::now() + START_BARRIER;
     let stdin = rustix::stdio::stdin();
     loop {
         let ready = wait(&[Interest::read(&stdin), Interest::read(&signals.end)], Some(deadline))?;
         if ready[1].readable {
-            return Ok(Some("ended before it was started".to_owned()));
+            return Err(io::Error::other("ended before it was started"));
         }
         if ready[0].readable {
             let mut byte = [0];
-            return Ok(match rustix::io::read(stdin, &mut byte) {
-                Ok(1) if byte == *b"g" => None,
-                _ => Some("the daemon went away before the start".to_owned()),
-            });
+            return match rustix::io::read(stdin, &mut byte) {
+                Ok(1) if byte == GO => Ok(()),
+                _ => Err(io::Error::other("the daemon went away before the start")),
+            };
         }
         if Instant::now() >= deadline {
-            return Ok(Some(format!("the start was not confirmed within {} s", START_BARRIER.as_secs())));
+            let text = format!("the start was not confirmed within {} s", START_BARRIER.as_secs());
+            return Err(io::Error::other(text));
         }
     }
 }
@@ -217,39 +212,70 @@ fn detach(keep_lifeline: bool) -> io::Result<Option<OwnedFd>> {
     Ok(lifeline)
 }
 
-/// Starts `loom host --exec`. Must be called from the main thread: the child's parent-death
-/// signal is about the thread that started it.
-fn start_child(dir: &Path, spec: &HostSpec) -> io::Result<(Child, Streams, UnixStream)> {
-    let (channel, theirs) = UnixStream::pair()?;
-    let mut command = process::command(super::control::own_binary()?);
-    command.arg("host").arg("--exec").arg(dir).stdin(Stdio::from(OwnedFd::from(theirs)));
-    let master = match spec.terminal {
-        Some(size) => {
-            let (master, slave) = open_terminal(size)?;
-            command.stdout(Stdio::from(slave.try_clone()?)).stderr(Stdio::from(slave));
-            Some(master)
+/// `loom host --exec`, which becomes the child when it hears so.
+struct Prepared {
+    process: Child,
+    streams: Streams,
+    outputs: Outputs,
+    channel: UnixStream,
+}
+
+impl Prepared {
+    /// Must be called from the main thread: the parent-death signal of a process is about the
+    /// thread that started it.
+    fn new(dir: &Path, folder: &HostFolder, spec: &HostSpec) -> io::Result<Prepared> {
+        let outputs = Outputs::open(folder, spec.log_bytes_max)?;
+        let (channel, theirs) = UnixStream::pair()?;
+        let mut command = process::command(super::control::own_binary()?);
+        command.arg("host").arg("--exec").arg(dir).stdin(Stdio::from(OwnedFd::from(theirs)));
+        let master = match spec.terminal {
+            Some(size) => {
+                let (master, slave) = open_terminal(size)?;
+                command.stdout(Stdio::from(slave.try_clone()?)).stderr(Stdio::from(slave));
+                Some(master)
+            }
+            None => {
+                command.stdout(Stdio::piped()).stderr(Stdio::piped());
+                None
+            }
+        };
+        let mut process = command.spawn()?;
+        // Drops the terminal's other side and the child's end of the channel.
+        drop(command);
+        channel.set_nonblocking(true)?;
+        let streams = match master {
+            Some(master) => Streams { terminal: Some(master), ..Streams::default() },
+            None => Streams {
+                terminal: None,
+                output: process.stdout.take().map(OwnedFd::from),
+                error: process.stderr.take().map(OwnedFd::from),
+            },
+        };
+        for stream in [&streams.terminal, &streams.output, &streams.error].into_iter().flatten() {
+            crate::base::wait::set_nonblocking(stream)?;
         }
-        None => {
-            command.stdout(Stdio::piped()).stderr(Stdio::piped());
-            None
-        }
-    };
-    let mut child = command.spawn()?;
-    // Drops the terminal's other side and the child's end of the channel.
-    drop(command);
-    channel.set_nonblocking(true)?;
-    let streams = match master {
-        Some(master) => Streams { terminal: Some(master), ..Streams::default() },
-        None => Streams {
-            terminal: None,
-            output: child.stdout.take().map(OwnedFd::from),
-            error: child.stderr.take().map(OwnedFd::from),
-        },
-    };
-    for stream in [&streams.terminal, &streams.output, &streams.error].into_iter().flatten() {
-        crate::base::wait::set_nonblocking(stream)?;
+        Ok(Prepared { process, streams, outputs, channel })
     }
-    Ok((child, streams, channel))
+
+    /// Lets it become the child.
+    fn release(mut self, folder: &HostFolder, spec: &HostSpec) -> Running {
+        let started = Instant::now();
+        // One that is gone already is noticed by its end.
+        let _ = self.channel.write_all(&GO);
+        fail::pass(Point::AfterChild);
+        let mut running = Running::new(folder, spec, self.outputs, self.process, self.streams);
+        running.channel = Some(self.channel);
+        // No deadline that is too far away to be represented is ever met.
+        running.deadline = started.checked_add(Duration::from_millis(spec.timeout_ms));
+        running
+    }
+
+    /// Nothing is to be started: the channel closes, and it goes.
+    fn end(mut self) {
+        // Dead already is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// Opens a new pseudo-terminal: the host's side, and the child's.

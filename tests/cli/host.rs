@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -147,6 +148,19 @@ fn a_host_that_is_never_released_starts_nothing() {
     let record = env.end();
     assert_eq!(record.exit, Exit::NeverStarted);
     assert_eq!(control::is_alive(&env.dir()), Liveness::Dead);
+    assert!(!env.path("started").exists());
+}
+
+#[test]
+fn a_child_whose_host_died_behind_its_word_does_not_start() {
+    let env = Env::pipes("touch started");
+    let _waiting = env.wait_at_barrier();
+    let (mut host, theirs) = UnixStream::pair().unwrap();
+    host.write_all(b"g").unwrap();
+    drop(host);
+    let mut child = process::command(LOOM);
+    child.args(["host", "--exec"]).arg(env.dir()).stdin(Stdio::from(OwnedFd::from(theirs)));
+    assert_eq!(child.output().unwrap().status.code(), Some(127));
     assert!(!env.path("started").exists());
 }
 
