@@ -6,17 +6,18 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
+use rustix::pipe::PipeFlags;
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::Tracked;
@@ -26,8 +27,8 @@ use crate::base::{process, text};
 use crate::host::{self, tree};
 use crate::model::check::Check;
 use crate::model::limits::{
-    CHECK_EVIDENCE_BYTES_MAX, CHECK_FILE_BYTES_MAX, CHECK_OUTPUT_BYTES_MAX, CHECK_TIMEOUT, DRAIN_MAX, KILL_AGAIN,
-    KILL_GRACE, LEFTOVER_GRACE,
+    CHECK_EVIDENCE_BYTES_MAX, CHECK_FILE_BYTES_MAX, CHECK_OUTPUT_BYTES_MAX, CHECK_TIMEOUT, KILL_AGAIN, KILL_GRACE,
+    LEFTOVER_GRACE,
 };
 use crate::model::session::Exit;
 use crate::model::stage::CheckResult;
@@ -204,6 +205,8 @@ fn receive(stdout: impl io::Read, wanted: usize) -> io::Result<Carried> {
 
 fn carry_out() -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    // No command of the same user looks into the memory of what judges it, or writes there.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     limit(Resource::Core, 0);
     limit(Resource::Fsize, CHECK_FILE_BYTES_MAX);
     let mut line = String::new();
@@ -218,34 +221,29 @@ fn carry_out() -> io::Result<()> {
         }
         None => None,
     };
-    let before = order.watched.as_ref().map(Watched::look);
-    // Nobody does anything with one answer before there are all: who reads them is woken once.
-    let mut stdout = io::BufWriter::new(io::stdout().lock());
     // Here, not at each start: where the folder of a child is to be another one, the standard
     // library copies this process for it instead of lending it its memory.
-    if let Err(error) = rustix::process::chdir(&order.cwd) {
-        writeln!(stdout, "{}", serde_json::to_string(&Answer::Trouble(error.to_string()))?)?;
-        return stdout.flush();
-    }
-    let mut starter = Starter { next: None, is_last: false };
-    for (at, command) in order.commands.iter().enumerate() {
-        starter.is_last = at + 1 == order.commands.len();
-        let answer = match until_it_passes(&order, order.first + at, command, &mut starter) {
-            Ok(result) => Answer::Result(Box::new(result)),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(error),
-            Err(error) => Answer::Trouble(error.to_string()),
-        };
-        let is_touched = order.watched.as_ref().map(Watched::look) != before;
-        let is_last = order.stops && !matches!(&answer, Answer::Result(result) if result.passed);
-        writeln!(stdout, "{}", serde_json::to_string(&answer)?)?;
-        if is_touched {
-            writeln!(stdout, "{}", serde_json::to_string(&Answer::Touched)?)?;
+    let at_home = rustix::process::chdir(&order.cwd).map_err(io::Error::from);
+    let (over, end) = std::sync::mpsc::channel();
+    let relay = Relay {
+        order: &order,
+        before: order.watched.as_ref().map(Watched::look),
+        answers: io::BufWriter::new(io::stdout()),
+        at: 0,
+        failed_runs: 0,
+        over,
+    };
+    std::thread::scope(|threads| match at_home {
+        Ok(()) if !order.commands.is_empty() => {
+            let start = move || relay.hand_on(Watcher::new(threads));
+            thread("starter").spawn_scoped(threads, start).map(drop)
         }
-        if is_last || is_touched {
-            break;
+        nothing_to_do => {
+            relay.end(nothing_to_do);
+            Ok(())
         }
-    }
-    stdout.flush()
+    })?;
+    end.recv().map_err(|_| io::Error::other("what watches a check broke off"))?
 }
 
 /// Never raises a limit that is lower already.
@@ -255,23 +253,109 @@ fn limit(resource: Resource, most: u64) {
     let _ = rustix::process::setrlimit(resource, Rlimit { current: lower(now.current), maximum: lower(now.maximum) });
 }
 
-/// Runs a check again as often as its plan allows; a pass after a failure is recorded as flaky.
-fn until_it_passes(
-    order: &Order,
+/// The commands of an order, one after the other, each watched by a thread of its own. When its
+/// command is over, the thread itself starts the next one: it enters a signal scope for that, which
+/// nobody ever leaves, hands on to the thread that watches, and is gone. So nothing of this runner
+/// shares a scope with a command that runs, but for the moment until that thread is gone, and
+/// between two commands nobody has to be woken.
+struct Relay<'a> {
+    order: &'a Order,
+    /// The watched files before the first command.
+    before: Option<Vec<Identity>>,
+    /// Nobody does anything with one answer before there are all: who reads them is woken once.
+    answers: io::BufWriter<io::Stdout>,
+    /// The command that runs or is next, from 0, and how often that one has failed.
     at: usize,
-    command: &verdict::Command,
-    starter: &mut Starter,
-) -> io::Result<CheckResult> {
-    let mut failed_runs = 0;
-    loop {
-        let ran = run_one(order, &command.check, starter)?;
-        let mut result = verdict::judge(command, &ran);
-        result.failed_runs = failed_runs;
-        (result.evidence, result.evidence_sha256) = keep(order, at, failed_runs, &ran)?;
-        if result.passed || failed_runs >= command.check.retries {
-            return Ok(result);
+    failed_runs: u32,
+    /// Hears that all is over.
+    over: Sender<io::Result<()>>,
+}
+
+/// A thread that is in no signal scope, and watches a command when there is one.
+struct Watcher<'a>(Sender<(Relay<'a>, Running)>);
+
+impl<'scope> Watcher<'scope> {
+    fn new(threads: &'scope Scope<'scope, '_>) -> io::Result<Watcher<'scope>> {
+        let (sender, receiver) = std::sync::mpsc::channel::<(Relay<'scope>, Running)>();
+        let watch = move || {
+            // Without one the relay is over.
+            if let Ok((relay, running)) = receiver.recv() {
+                relay.watch(running, threads);
+            }
+        };
+        thread("watcher").spawn_scoped(threads, watch)?;
+        Ok(Watcher(sender))
+    }
+}
+
+fn thread(name: &str) -> std::thread::Builder {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(512 << 10)
+}
+
+impl<'scope> Relay<'scope> {
+    /// Watches a command to its end, and starts what comes next.
+    fn watch(mut self, running: Running, threads: &'scope Scope<'scope, '_>) {
+        // Made while the command runs, which cannot reach it.
+        let next = Watcher::new(threads);
+        match self.judge(running) {
+            // What could not be made then may be made now: its command is gone.
+            Ok(true) => self.hand_on(next.or_else(|_| Watcher::new(threads))),
+            over => self.end(over.map(drop)),
         }
-        failed_runs += 1;
+    }
+
+    /// Starts the command that is next. The thread that calls this can do nothing else any more.
+    fn hand_on(self, next: io::Result<Watcher<'scope>>) {
+        let started = next.and_then(|next| {
+            host::enter_signal_scope();
+            Ok((next, Running::start(self.order, &self.order.commands[self.at].check)?))
+        });
+        match started {
+            // Nobody else holds the receiver: it is there until something was sent.
+            Ok((next, running)) => drop(next.0.send((self, running))),
+            Err(error) => self.end(Err(error)),
+        }
+    }
+
+    /// Judges a command when it is over. True: there is another one to be run, or this one again.
+    fn judge(&mut self, running: Running) -> io::Result<bool> {
+        let order = self.order;
+        let command = &order.commands[self.at];
+        let ran = running.finish()?;
+        let mut result = verdict::judge(command, &ran);
+        result.failed_runs = self.failed_runs;
+        (result.evidence, result.evidence_sha256) = keep(order, order.first + self.at, self.failed_runs, &ran)?;
+        let passed = result.passed;
+        if !passed && self.failed_runs < command.check.retries {
+            self.failed_runs += 1;
+            return Ok(true);
+        }
+        self.answer(&Answer::Result(Box::new(result)))?;
+        let is_touched = order.watched.as_ref().map(Watched::look) != self.before;
+        if is_touched {
+            self.answer(&Answer::Touched)?;
+        }
+        (self.at, self.failed_runs) = (self.at + 1, 0);
+        Ok(self.at < order.commands.len() && !is_touched && (passed || !order.stops))
+    }
+
+    fn answer(&mut self, answer: &Answer) -> io::Result<()> {
+        writeln!(self.answers, "{}", serde_json::to_string(answer)?)
+    }
+
+    fn end(mut self, result: io::Result<()>) {
+        if result.is_err() {
+            // A command that was started and cannot be watched runs no further.
+            let _ = end_leftovers();
+        }
+        let told = match result {
+            // Nobody waits for answers.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error),
+            Err(error) => self.answer(&Answer::Trouble(error.to_string())),
+            Ok(()) => Ok(()),
+        };
+        let told = told.and_then(|()| self.answers.flush());
+        let _ = self.over.send(told);
     }
 }
 
@@ -292,39 +376,6 @@ fn keep(order: &Order, at: usize, run: u32, ran: &Ran) -> io::Result<(String, St
     Ok((path.strip_prefix(&order.work).unwrap_or(&path).display().to_string(), text::sha256(&kept)))
 }
 
-fn run_one(order: &Order, check: &Check, starter: &mut Starter) -> io::Result<Ran> {
-    let started = Instant::now();
-    let log = order.log.as_deref().map(|path| open_log(path, &check.command)).transpose()?;
-    let mut child = starter.start(shell(order, check))?;
-    let mut running = Running {
-        pidfd: pidfd(&child)?,
-        out: Stream::of(child.stdout.take().map(OwnedFd::from), &log)?,
-        err: Stream::of(child.stderr.take().map(OwnedFd::from), &log)?,
-        deadline: started.checked_add(check.timeout_secs.map_or(CHECK_TIMEOUT, Duration::from_secs)),
-        kill_at: None,
-        timed_out: false,
-    };
-    let overflowed = running.until_it_ends(&child)?;
-    let status = child.wait()?;
-    let leftovers = end_leftovers()?;
-    let drained = Instant::now() + DRAIN_MAX;
-    while running.is_open() && Instant::now() < drained {
-        running.turn(Some(drained), false)?;
-    }
-    let exit = exit_of(status, running.timed_out);
-    if let Some(mut log) = log.as_deref() {
-        writeln!(log, "[{exit} after {:.1} s]", started.elapsed().as_secs_f64())?;
-    }
-    Ok(Ran {
-        exit,
-        duration: started.elapsed(),
-        stdout: running.out.bytes,
-        stderr: running.err.bytes,
-        overflowed,
-        leftovers,
-    })
-}
-
 fn open_log(path: &Path, command: &str) -> io::Result<Arc<File>> {
     let mut log = fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_file();
     writeln!(log, "$ {command}")?;
@@ -338,64 +389,8 @@ fn shell(order: &Order, check: &Check) -> Command {
         shell.current_dir(top);
     }
     shell.envs(order.environment.iter().map(|(name, value)| (name, value)));
-    shell.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    shell.process_group(0);
     shell
-}
-
-/// Starts each command in a process group and, where the kernel has it, a signal scope of its own,
-/// so that it cannot end this runner.
-struct Starter {
-    /// Made while the command before it runs. That one cannot reach it: its scope is another.
-    next: Option<Scoped>,
-    /// Whether no other command follows.
-    is_last: bool,
-}
-
-impl Starter {
-    fn start(&mut self, command: Command) -> io::Result<Child> {
-        let scoped = self.next.take().map_or_else(Scoped::new, Ok)?;
-        let child = scoped.start(command);
-        if !self.is_last {
-            self.next = Scoped::new().ok();
-        }
-        child
-    }
-}
-
-/// How often a start is asked for before it is waited for: for a millisecond, unless others want
-/// the core.
-const YIELDS_MAX: u32 = 1_000;
-
-/// A thread in a signal scope of its own that starts one command. It is gone when that runs:
-/// within a scope everything can be ended.
-struct Scoped {
-    tell: Sender<Command>,
-    thread: JoinHandle<io::Result<Child>>,
-}
-
-impl Scoped {
-    fn new() -> io::Result<Scoped> {
-        let (tell, told) = std::sync::mpsc::channel::<Command>();
-        let body = move || {
-            host::enter_signal_scope();
-            told.recv().map_err(io::Error::other)?.spawn()
-        };
-        let thread = std::thread::Builder::new().name("starter".to_owned()).stack_size(64 << 10).spawn(body)?;
-        Ok(Scoped { tell, thread })
-    }
-
-    fn start(self, command: Command) -> io::Result<Child> {
-        self.tell.send(command).map_err(io::Error::other)?;
-        // Who sleeps meanwhile leaves a core idle: the kernel moves the command there when it has
-        // hardly begun, and that takes longer than the start.
-        for _ in 0..YIELDS_MAX {
-            if self.thread.is_finished() {
-                break;
-            }
-            std::thread::yield_now();
-        }
-        self.thread.join().map_err(|_| io::Error::other("the start of a check broke off"))?
-    }
 }
 
 fn pidfd(child: &Child) -> io::Result<OwnedFd> {
@@ -413,24 +408,25 @@ fn exit_of(status: ExitStatus, timed_out: bool) -> Exit {
 
 /// One output of a check.
 struct Stream {
-    fd: Option<OwnedFd>,
+    /// None: nobody reads any more.
+    pipe: Option<OwnedFd>,
     bytes: Vec<u8>,
     log: Option<Arc<File>>,
 }
 
 impl Stream {
-    fn of(fd: Option<OwnedFd>, log: &Option<Arc<File>>) -> io::Result<Stream> {
-        if let Some(fd) = &fd {
-            set_nonblocking(fd)?;
-        }
-        Ok(Stream { fd, bytes: Vec::new(), log: log.clone() })
+    /// A new one, and what is written to.
+    fn new(log: &Option<Arc<File>>) -> io::Result<(Stream, Stdio)> {
+        let (pipe, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        set_nonblocking(&pipe)?;
+        Ok((Stream { pipe: Some(pipe), bytes: Vec::new(), log: log.clone() }, Stdio::from(writer)))
     }
 
     /// Reads what is there. False: there is more than a check may print.
     fn take(&mut self) -> bool {
-        let mut buffer = [0; 64 << 10];
-        while let Some(fd) = &self.fd {
-            match read(fd, &mut buffer) {
+        let mut buffer = [0; 8 << 10];
+        while let Some(pipe) = &self.pipe {
+            match read(pipe, &mut buffer) {
                 Got::Bytes(n) => {
                     let room = CHECK_OUTPUT_BYTES_MAX - self.bytes.len();
                     self.bytes.extend_from_slice(&buffer[..n.min(room)]);
@@ -439,22 +435,28 @@ impl Stream {
                         let _ = log.write_all(&buffer[..n.min(room)]);
                     }
                     if n > room {
-                        self.fd = None;
+                        self.pipe = None;
                         return false;
                     }
                 }
                 Got::Nothing => return true,
-                Got::End => self.fd = None,
+                Got::End => self.pipe = None,
             }
         }
         true
     }
 }
 
+/// A command that runs.
 struct Running {
+    child: Child,
+    /// Holds what the outputs are written to: nobody is woken by their end, only by the command's.
+    _command: Command,
     pidfd: OwnedFd,
     out: Stream,
     err: Stream,
+    log: Option<Arc<File>>,
+    started: Instant,
     deadline: Option<Instant>,
     kill_at: Option<Instant>,
     timed_out: bool,
@@ -467,62 +469,97 @@ struct Seen {
 }
 
 impl Running {
-    fn is_open(&self) -> bool {
-        self.out.fd.is_some() || self.err.fd.is_some()
+    fn start(order: &Order, check: &Check) -> io::Result<Running> {
+        let started = Instant::now();
+        let log = order.log.as_deref().map(|path| open_log(path, &check.command)).transpose()?;
+        let ((out, stdout), (err, stderr)) = (Stream::new(&log)?, Stream::new(&log)?);
+        let mut command = shell(order, check);
+        let child = command.stdout(stdout).stderr(stderr).spawn()?;
+        Ok(Running {
+            pidfd: pidfd(&child)?,
+            child,
+            _command: command,
+            out,
+            err,
+            log,
+            started,
+            deadline: started.checked_add(check.timeout_secs.map_or(CHECK_TIMEOUT, Duration::from_secs)),
+            kill_at: None,
+            timed_out: false,
+        })
+    }
+
+    /// Serves the command until it and all that came from it are gone.
+    fn finish(mut self) -> io::Result<Ran> {
+        let overflowed = self.until_it_ends()?;
+        let status = self.child.wait()?;
+        let leftovers = end_leftovers()?;
+        // Whoever wrote is gone, or hangs in the kernel: what is there is all.
+        let fits = self.take();
+        let exit = exit_of(status, self.timed_out);
+        if let Some(mut log) = self.log.as_deref() {
+            writeln!(log, "[{exit} after {:.1} s]", self.started.elapsed().as_secs_f64())?;
+        }
+        Ok(Ran {
+            exit,
+            duration: self.started.elapsed(),
+            stdout: self.out.bytes,
+            stderr: self.err.bytes,
+            overflowed: overflowed || !fits,
+            leftovers,
+        })
     }
 
     /// Serves the check until its process has ended. True: it printed too much, and was ended for it.
-    fn until_it_ends(&mut self, child: &Child) -> io::Result<bool> {
+    fn until_it_ends(&mut self) -> io::Result<bool> {
         let mut overflowed = false;
         loop {
-            let seen = self.turn(earlier(self.deadline, self.kill_at), true)?;
+            let seen = self.turn(earlier(self.deadline, self.kill_at))?;
             if seen.is_over {
                 return Ok(overflowed);
             }
             let now = Instant::now();
             if seen.overflowed {
                 overflowed = true;
-                self.end(child, Signal::KILL);
+                self.end(Signal::KILL);
             }
             if self.deadline.is_some_and(|deadline| deadline <= now) {
                 (self.timed_out, self.deadline) = (true, None);
                 self.kill_at = now.checked_add(LEFTOVER_GRACE);
-                self.end(child, Signal::TERM);
+                self.end(Signal::TERM);
             }
             if self.kill_at.is_some_and(|kill_at| kill_at <= now) {
                 self.kill_at = now.checked_add(KILL_AGAIN);
-                self.end(child, Signal::KILL);
+                self.end(Signal::KILL);
             }
         }
     }
 
-    fn end(&self, child: &Child, signal: Signal) {
-        let mut all = vec![child.id()];
+    fn end(&self, signal: Signal) {
+        let mut all = vec![self.child.id()];
         all.extend(tree::descendants(std::process::id()));
         tree::signal_all(&all, signal);
     }
 
     /// Waits for the next thing that happens, and takes what was printed.
-    fn turn(&mut self, deadline: Option<Instant>, lives: bool) -> io::Result<Seen> {
+    fn turn(&mut self, deadline: Option<Instant>) -> io::Result<Seen> {
         let lifeline = rustix::stdio::stdin();
-        let mut interests = vec![Interest::read(&lifeline)];
-        if lives {
-            interests.push(Interest::read(&self.pidfd));
-        }
-        interests.extend(self.out.fd.iter().chain(&self.err.fd).map(|fd| Interest {
-            fd: fd.as_fd(),
-            read: true,
-            write: false,
-        }));
+        let mut interests = vec![Interest::read(&lifeline), Interest::read(&self.pidfd)];
+        interests.extend(self.out.pipe.iter().chain(&self.err.pipe).map(Interest::read));
         let ready = wait(&interests, deadline)?;
         if ready[0].readable {
             // Nobody writes to it any more: its other end is gone, and with it whoever wants to know.
             end_leftovers()?;
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let is_over = lives && ready[1].readable;
-        let fits = self.out.take() & self.err.take();
-        Ok(Seen { is_over, overflowed: !fits })
+        let is_over = ready[1].readable;
+        // What is left when it is over is taken when its children are gone, too.
+        Ok(Seen { is_over, overflowed: !is_over && !self.take() })
+    }
+
+    /// Takes what was printed. False: that is more than a check may print.
+    fn take(&mut self) -> bool {
+        self.out.take() & self.err.take()
     }
 }
 

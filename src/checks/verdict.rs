@@ -97,7 +97,7 @@ pub(super) struct Ran {
     pub(super) duration: Duration,
     pub(super) stdout: Vec<u8>,
     pub(super) stderr: Vec<u8>,
-    /// It printed more than it may, and was ended.
+    /// It printed more than it may.
     pub(super) overflowed: bool,
     /// What outlived it.
     pub(super) leftovers: Vec<String>,
@@ -158,7 +158,7 @@ pub(super) fn nowhere(command: &Command, why: &str) -> CheckResult {
 fn unmet(command: &Command, ran: &Ran, stdout: &str, stderr: &str) -> Option<String> {
     let check = &command.check;
     if ran.overflowed {
-        return Some(format!("it printed more than {} MiB and was ended", CHECK_OUTPUT_BYTES_MAX >> 20));
+        return Some(format!("it printed more than {} MiB", CHECK_OUTPUT_BYTES_MAX >> 20));
     }
     match ran.exit {
         Exit::Code { code } if !command.fails_by(code) => {}

@@ -47,7 +47,8 @@ fn look_at(pid: u32, me: Option<u32>) -> Result<(), String> {
         match process::environ_value(pid, mark) {
             Ok(None) => {}
             Ok(Some(value)) => return Err(format!("process {pid} runs in a session of Loom ({mark}={value})")),
-            // Another user's process is no session of ours: hosts run as this user.
+            // Another user's process is no session of ours: hosts run as this user. Who that is says
+            // its status, not its folder: what hides its memory, as checks' runners do, is root's there.
             Err(_) if process::user_id(pid) != me => return Ok(()),
             // The first process is nobody's session, and may hide its environment.
             Err(_) if pid == 1 || is_login(pid) => return Ok(()),

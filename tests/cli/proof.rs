@@ -58,6 +58,17 @@ fn a_check_that_hangs_fails_at_its_deadline() {
 }
 
 #[test]
+fn a_check_that_prints_too_much_fails_to_its_last_byte() {
+    // The last byte is one more than the 32 MiB that are looked at.
+    let env = Env::of(&[stage("a").check("head -c 33554433 /dev/zero").with("max_retries: 0")]);
+    env.run().ends(4);
+    let view = env.loom(&["status", "a"]).ok();
+    assert!(view.stdout.contains("it printed more than 32 MiB"), "{view}");
+    let env = Env::of(&[stage("a").check("head -c 33554432 /dev/zero")]);
+    env.finish();
+}
+
+#[test]
 fn a_session_that_hangs_ends_at_its_deadline_and_is_retried() {
     let env = Env::new();
     let script = format!("if [ $LOOM_ATTEMPT = 1 ]; then sleep 4249; fi; {}", commit("a", "a"));
