@@ -114,9 +114,10 @@ impl Opened {
         scaffold(layout)?;
         let lock = take_lock(layout)?;
         fail::point(Point::HasWriterLock).map_err(io("the state cannot be opened"))?;
-        tidy_after_a_killed_daemon(layout);
-        let read = match git_of(layout) {
-            Some(git) => ReadOnly::checked(layout, &git)?,
+        let git = git_of(layout);
+        tidy_after_a_killed_daemon(layout, git.as_ref());
+        let read = match &git {
+            Some(git) => ReadOnly::checked(layout, git)?,
             None => ReadOnly::open(layout)?,
         };
         if let Some(trouble) = read.trouble {
@@ -270,12 +271,12 @@ fn take_lock(layout: &Layout) -> Result<Lock, BootError> {
 
 /// A daemon that ended by itself has removed its record, and a power cut may have, too. The caller
 /// holds its lock.
-fn tidy_after_a_killed_daemon(layout: &Layout) {
+fn tidy_after_a_killed_daemon(layout: &Layout, git: Option<&Git>) {
     let record = fs_err::read(layout.daemon_record()).ok();
     if let Some(record) = record.and_then(|bytes| serde_json::from_slice::<DaemonRecord>(&bytes).ok()) {
         crate::git::wait_for_commands_of(record.pid, crate::model::limits::GIT_ORPHANS_WAIT);
     }
-    if let Some(git) = git_of(layout) {
+    if let Some(git) = git {
         git.clear_own_ref_locks();
     }
 }

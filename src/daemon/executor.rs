@@ -339,7 +339,7 @@ impl Context {
         let make = || -> Result<(), GitError> {
             let git = self.git()?;
             let name = format!("refs/heads/{branch}");
-            match git.tip(&name)? {
+            match git.tip_quickly(&name)? {
                 Some(tip) if tip == *commit => git.settle_ref(&name),
                 Some(tip) => {
                     // Left by an earlier plan of this name: kept, then replaced.

@@ -204,7 +204,7 @@ fn prepare_worktree(context: &Context, git: &Git, start: &Start) -> Result<(), T
 fn put_aside_leftovers(context: &Context, git: &Git, start: &Start) -> Result<(), Trouble> {
     let layout = &context.layout;
     let branch = stage_branch(&start.stage);
-    let Some(tip) = git.tip(&format!("refs/heads/{branch}"))? else { return Ok(()) };
+    let Some(tip) = git.tip_quickly(&format!("refs/heads/{branch}"))? else { return Ok(()) };
     if tip == start.base {
         return Ok(());
     }

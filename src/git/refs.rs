@@ -1,5 +1,6 @@
 //! Refs and ancestry, read in this process; moves by compare-and-swap.
 
+use std::io;
 use std::path::Path;
 
 use super::command::line;
@@ -53,13 +54,21 @@ impl Git {
     }
 
     /// As [`Git::tip`] of a branch, without opening the repository when the ref is a file of its
-    /// own: for a command that asks once and must be quick.
+    /// own, or no ref is anything else: for whoever asks once and must be quick.
     pub fn tip_quickly(&self, name: &str) -> Result<Option<Oid>, GitError> {
-        let loose = fs_err::read_to_string(self.common.join(name)).ok();
-        match loose.and_then(|text| Oid::new(text.trim_end()).ok()) {
-            Some(oid) => Ok(Some(oid)),
-            None => self.tip(name),
+        match fs_err::read_to_string(self.common.join(name)) {
+            Ok(text) => match Oid::new(text.trim_end()) {
+                Ok(oid) => Ok(Some(oid)),
+                Err(_) => self.tip(name),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.has_only_loose_refs() => Ok(None),
+            Err(_) => self.tip(name),
         }
+    }
+
+    fn has_only_loose_refs(&self) -> bool {
+        let is_missing = |name: &str| !self.common.join(name).exists();
+        is_missing("packed-refs") && is_missing("reftable")
     }
 
     /// The refs, for whoever asks often.

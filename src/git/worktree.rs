@@ -37,7 +37,7 @@ impl Git {
     fn try_add_worktree(&self, dir: &Path, branch: &str, base: &Oid) -> Result<(), GitError> {
         let dir = dir.display().to_string();
         fail::point(Point::BeforeWorktreeAdd)?;
-        if self.tip(&format!("refs/heads/{branch}"))?.is_some() {
+        if self.tip_quickly(&format!("refs/heads/{branch}"))?.is_some() {
             self.run(&["worktree", "add", "-q", &dir, branch])?;
         } else {
             self.run(&["worktree", "add", "-q", "--no-track", "-b", branch, &dir, base.as_str()])?;
