@@ -98,6 +98,9 @@ pub trait Store {
 #[derive(Debug)]
 pub struct Disk {
     file: std::fs::File,
+    /// Where the file is, until its name is durable, too: whoever made it may have been killed before
+    /// that.
+    folder: Option<PathBuf>,
 }
 
 impl Store for Disk {
@@ -113,32 +116,31 @@ impl Store for Disk {
     fn sync(&mut self) -> io::Result<()> {
         fail::point(Point::BeforeJournalSync)?;
         self.file.sync_data()?;
+        self.sync_name()?;
         fail::point(Point::AfterJournalSync)
     }
     fn cut(&mut self, bytes: u64) -> io::Result<()> {
         fail::point(Point::BeforeJournalCut)?;
         self.file.set_len(bytes)?;
         self.file.sync_all()?;
+        self.sync_name()?;
         fail::point(Point::AfterJournalCut)
     }
 }
 
 impl Disk {
-    /// Opens `path` for appending; a new file and its name are durable at once.
+    fn sync_name(&mut self) -> io::Result<()> {
+        self.folder.take().map_or(Ok(()), |folder| crate::base::fs::sync_dir(&folder))
+    }
+
+    /// Opens `path` for appending. The first sync makes its name durable, too.
     pub fn open(path: &Path) -> Result<Disk, JournalError> {
-        let open = || -> io::Result<std::fs::File> {
+        let open = || -> io::Result<Disk> {
             fail::point(Point::BeforeJournalOpen)?;
-            let is_new = !path.exists();
             let file = fs_err::OpenOptions::new().create(true).append(true).open(path)?.into_parts().0;
-            if is_new {
-                file.sync_all()?;
-                if let Some(dir) = path.parent() {
-                    crate::base::fs::sync_dir(dir)?;
-                }
-            }
-            Ok(file)
+            Ok(Disk { file, folder: path.parent().map(Path::to_path_buf) })
         };
-        Ok(Disk { file: open().map_err(|source| JournalError::Io { verb: "opened", source })? })
+        open().map_err(|source| JournalError::Io { verb: "opened", source })
     }
 }
 
