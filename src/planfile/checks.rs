@@ -41,7 +41,7 @@ impl Reader<'_, '_> {
                 _ => 0,
             },
             policy: match fields.get("policy").map(|node| &node.value) {
-                Some(Value::Text(word)) if word == "warn" => Policy::Warn,
+                Some(Value::Text(word)) if *word == "warn" => Policy::Warn,
                 _ => Policy::Fail,
             },
             description: fields.get("description").and_then(|node| match &node.value {
@@ -105,32 +105,21 @@ impl Reader<'_, '_> {
             || !check.stdout_not_contains.is_empty()
             || !check.stderr_contains.is_empty()
             || check.stderr_empty;
+        let Some(vacuous) = vacuous(&check.command).filter(|_| check.exit_code == 0) else { return };
         let command = quoted(check.command.trim());
-        let message = match vacuous(&check.command) {
-            _ if check.exit_code != 0 => None,
-            Some(Vacuous::Constant) => Some(format!("`{command}` always passes: it proves nothing")),
+        let message = match vacuous {
+            Vacuous::Constant => format!("`{command}` always passes: it proves nothing"),
             // Its output is looked at, and that may tell.
-            _ if looks_at_output => None,
-            Some(Vacuous::Masked) => {
-                Some(format!("`{command}` always passes: what fails in it is hidden by what comes after"))
+            _ if looks_at_output => return,
+            Vacuous::Masked => format!("`{command}` always passes: what fails in it is hidden by what comes after"),
+            Vacuous::Pipe(last) => format!("`{command}` always passes: the exit code of a pipe is that of `{last}`"),
+            Vacuous::Matches(pattern) if pattern.is_empty() => {
+                format!("`{command}` always passes: an empty pattern is in every file")
             }
-            Some(Vacuous::Pipe(last)) => {
-                Some(format!("`{command}` always passes: the exit code of a pipe is that of `{last}`"))
-            }
-            Some(Vacuous::Matches(pattern)) if pattern.is_empty() => {
-                Some(format!("`{command}` always passes: an empty pattern is in every file"))
-            }
-            Some(Vacuous::Matches(pattern)) => {
-                Some(format!("`{command}` always passes: `{}` is in every file", quoted(&pattern)))
-            }
-            None => None,
+            Vacuous::Matches(pattern) => format!("`{command}` always passes: `{}` is in every file", quoted(&pattern)),
         };
-        if let Some(message) = message {
-            self.report
-                .warning(span, message)
-                .hint("write a command that fails while the work is not done")
-                .field(list);
-        }
+        let hint = "write a command that fails while the work is not done";
+        self.report.warning(span, message).hint(hint).field(list);
     }
 }
 

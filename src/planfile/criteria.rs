@@ -189,7 +189,7 @@ impl Reader<'_, '_> {
         };
         let Value::List(items) = &found.value else { return None };
         let mut texts = Vec::with_capacity(items.len());
-        for item in items {
+        for item in *items {
             if let Value::Text(text) = &item.value {
                 if text.trim().is_empty() {
                     let message = format!("an empty text in `{name}`: every file contains it");
@@ -205,7 +205,7 @@ impl Reader<'_, '_> {
     fn regexes(&mut self, node: &Node<'_>, name: &str) -> Vec<String> {
         let Value::List(items) = &node.value else { return Vec::new() };
         let mut patterns = Vec::with_capacity(items.len());
-        for item in items {
+        for item in *items {
             if let Value::Text(text) = &item.value {
                 patterns.extend(self.regex(text, &item.span, name));
             }

@@ -40,6 +40,8 @@ pub use places::Surroundings;
 pub use suggest::{Suggestion, Tree, suggest};
 pub use wiring::{Changed, Link, Seen, Unused, look};
 
+use bumpalo::Bump;
+
 use crate::model::budget::Budget;
 use crate::model::ids::PlanId;
 use crate::model::limits::{PARALLEL_DEFAULT, PARALLEL_MAX, STAGES_MAX};
@@ -91,10 +93,11 @@ fn read_in(source: &[u8], path: &str, around: Option<&Surroundings<'_>>) -> (Par
         }
     };
     let id = plan_id(path, &mut report);
-    let mut summary = None;
+    let (mut summary, arena) = (None, Bump::new());
     let plan = markdown::split(&source, &mut report).and_then(|document| {
-        let root = yaml::parse(&source, &document.yaml, &mut report)?;
-        let mut reader = Reader { source: &source, report: &mut report, stage: None, mentions: Vec::new() };
+        let root = yaml::parse(&source, &document.yaml, &mut report, &arena)?;
+        let mut reader =
+            Reader { source: &source, report: &mut report, stage: None, mentions: around.map(|_| Vec::new()) };
         reader.readable_overview(&document.yaml);
         let (plan, found) = reader.plan(&root, id, document, around)?;
         summary = found;
@@ -148,7 +151,7 @@ impl Reader<'_, '_> {
             .map(|(graph, around)| {
                 let drafted = Drafted {
                     stages: &drafts,
-                    mentions: &self.mentions,
+                    mentions: self.mentions.as_deref().unwrap_or_default(),
                     graph: &graph,
                     max_parallel: max_parallel.unwrap_or(PARALLEL_DEFAULT),
                 };

@@ -20,7 +20,8 @@ pub struct Reader<'r, 'a> {
     pub report: &'r mut Report,
     /// The number of the stage that is being read.
     pub stage: Option<usize>,
-    pub mentions: Vec<Mention>,
+    /// None: nobody asks for them.
+    pub mentions: Option<Vec<Mention>>,
 }
 
 /// A command, glob or folder that the plan names, to be held against the whole plan later.
@@ -69,14 +70,16 @@ impl<'n, 'a> Fields<'n, 'a> {
     pub fn has_misspelled(&self, names: &[&str], known: &[Field]) -> bool {
         self.entries.iter().any(|entry| {
             let is_known = known.iter().any(|field| field.name == entry.key);
-            !is_known && entry.key.len() < 32 && text::similar(&entry.key, names.iter().copied()).is_some()
+            !is_known && entry.key.len() < 32 && text::similar(entry.key, names.iter().copied()).is_some()
         })
     }
 }
 
 impl Reader<'_, '_> {
     pub fn mention(&mut self, kind: MentionKind, field: &'static str, text: &str, span: &Span) {
-        self.mentions.push(Mention { stage: self.stage, kind, field, text: text.to_owned(), span: span.clone() });
+        if let Some(mentions) = &mut self.mentions {
+            mentions.push(Mention { stage: self.stage, kind, field, text: text.to_owned(), span: span.clone() });
+        }
     }
 
     /// The fields of a map: unknown ones are errors, others are judged by their effect.
@@ -85,7 +88,7 @@ impl Reader<'_, '_> {
             self.wrong_type(node, of, "a map");
             return Fields { entries: &[] };
         };
-        for entry in entries {
+        for entry in *entries {
             match known.iter().find(|field| field.name == entry.key) {
                 Some(field) => self.judge(field, entry),
                 // A table without names stands for a map of any fields.
@@ -97,7 +100,7 @@ impl Reader<'_, '_> {
     }
 
     fn unknown_field(&mut self, entry: &Entry<'_>, known: &'static [Field], of: &str) {
-        let key = entry.key.as_ref();
+        let key = entry.key;
         let meant = fields::other_name(key).filter(|name| known.iter().any(|field| field.name == *name));
         let similar = meant.or_else(|| self.report.similar(key, known.iter().map(|field| field.name)));
         let elsewhere = [(fields::STAGE, A_STAGE), (fields::PLAN, "the plan"), (fields::CHECK, "a check")]
@@ -232,9 +235,14 @@ impl Reader<'_, '_> {
     }
 
     pub fn texts<'n>(&mut self, node: &'n Node<'_>, name: &str) -> Vec<(&'n str, &'n Span)> {
-        let name = format!("an item of `{name}`");
-        let items = self.items(node, name.trim_start_matches("an item of ").trim_matches('`'));
-        items.iter().filter_map(|item| self.text(item, &name).map(|text| (text, &item.span))).collect()
+        let mut texts = Vec::new();
+        for item in self.items(node, name) {
+            match item.value {
+                Value::Text(text) => texts.push((text, &item.span)),
+                _ => self.wrong_type(item, &format!("an item of `{name}`"), "text"),
+            }
+        }
+        texts
     }
 
     /// One of a few words.

@@ -179,7 +179,7 @@ impl Reader<'_, '_> {
     fn unix_sockets(&mut self, node: &Node<'_>) -> Option<bool> {
         const NAME: &str = "allow_unix_sockets";
         match &node.value {
-            Value::List(items) if items.is_empty() => None,
+            Value::List([]) => None,
             Value::List(_) => {
                 let message = "`allow_unix_sockets` cannot name single sockets: on Linux it is all or none";
                 let hint = "write `true` if the agent may talk to every service of this machine";

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use bumpalo::Bump;
 use serde_saphyr::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span as ParserSpan, Tag, options};
 
 use super::diagnostic::{Report, quoted};
@@ -35,15 +36,15 @@ pub enum Value<'a> {
     Bool(bool),
     Int(i64),
     /// A number that is not a 64-bit integer, as written.
-    Number(Cow<'a, str>),
-    Text(Cow<'a, str>),
-    List(Vec<Node<'a>>),
-    Map(Vec<Entry<'a>>),
+    Number(&'a str),
+    Text(&'a str),
+    List(&'a [Node<'a>]),
+    Map(&'a [Entry<'a>]),
 }
 
 #[derive(Debug, Clone)]
 pub struct Entry<'a> {
-    pub key: Cow<'a, str>,
+    pub key: &'a str,
     pub key_span: Span,
     pub value: Node<'a>,
 }
@@ -75,9 +76,10 @@ struct Open<'a> {
     content: OpenContent<'a>,
 }
 
+/// What is in it begins at `from` in the builder's lists.
 enum OpenContent<'a> {
-    List(Vec<Node<'a>>),
-    Map { entries: Vec<Entry<'a>>, key: Option<(Cow<'a, str>, Span)> },
+    List { from: usize },
+    Map { from: usize, key: Option<(&'a str, Span)> },
 }
 
 struct Builder<'a, 'r> {
@@ -85,14 +87,20 @@ struct Builder<'a, 'r> {
     base: usize,
     source: &'r Source<'a>,
     report: &'r mut Report,
+    /// Where finished lists, maps and texts live that are not in the file as they are.
+    arena: &'a Bump,
     open: Vec<Open<'a>>,
+    /// What is in the open lists and maps, the innermost last.
+    items: Vec<Node<'a>>,
+    entries: Vec<Entry<'a>>,
     anchors: HashMap<usize, (Node<'a>, usize)>,
     alias_bytes: usize,
     root: Option<Node<'a>>,
 }
 
-/// Parses the YAML at `span`. Problems are reported; none means that there is no tree.
-pub fn parse<'a>(source: &Source<'a>, span: &Span, report: &mut Report) -> Option<Node<'a>> {
+/// Parses the YAML at `span` into a tree that lives in `arena`. Problems are reported; none means
+/// that there is no tree.
+pub fn parse<'a>(source: &Source<'a>, span: &Span, report: &mut Report, arena: &'a Bump) -> Option<Node<'a>> {
     let text = &source.text[span.clone()];
     let options = options! {
         emit_comments: false,
@@ -104,7 +112,10 @@ pub fn parse<'a>(source: &Source<'a>, span: &Span, report: &mut Report) -> Optio
         base: span.start,
         source,
         report,
+        arena,
         open: Vec::new(),
+        items: Vec::new(),
+        entries: Vec::new(),
         anchors: HashMap::new(),
         alias_bytes: 0,
         root: None,
@@ -135,11 +146,11 @@ impl<'a> Builder<'a, '_> {
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), "seq", &tag_span);
-                self.push(span, anchor, OpenContent::List(Vec::new()))
+                self.push(span, anchor, OpenContent::List { from: self.items.len() })
             }
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), "map", &tag_span);
-                self.push(span, anchor, OpenContent::Map { entries: Vec::with_capacity(8), key: None })
+                self.push(span, anchor, OpenContent::Map { from: self.entries.len(), key: None })
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span.start),
             Event::Alias(id) => self.alias(id, span),
@@ -170,9 +181,10 @@ impl<'a> Builder<'a, '_> {
         let open = self.open.pop()?;
         let span = open.span.start..end.max(open.span.end);
         let value = match open.content {
-            OpenContent::List(items) => Value::List(items),
-            OpenContent::Map { entries, .. } => {
-                self.refuse_duplicates(&entries);
+            OpenContent::List { from } => Value::List(self.arena.alloc_slice_fill_iter(self.items.drain(from..))),
+            OpenContent::Map { from, .. } => {
+                let entries = self.arena.alloc_slice_fill_iter(self.entries.drain(from..));
+                self.refuse_duplicates(entries);
                 Value::Map(entries)
             }
         };
@@ -199,15 +211,11 @@ impl<'a> Builder<'a, '_> {
         };
         open.weight += weight;
         match &mut open.content {
-            OpenContent::List(items) => items.push(node),
-            OpenContent::Map { entries, key } => match key.take() {
-                Some((key, key_span)) => entries.push(Entry { key, key_span, value: node }),
-                None => match self.key(&node) {
-                    Some(text) => {
-                        if let Some(Open { content: OpenContent::Map { key, .. }, .. }) = self.open.last_mut() {
-                            *key = Some((text, node.span));
-                        }
-                    }
+            OpenContent::List { .. } => self.items.push(node),
+            OpenContent::Map { key, .. } => match key.take() {
+                Some((key, key_span)) => self.entries.push(Entry { key, key_span, value: node }),
+                None => match key_of(&node, self.source) {
+                    Some(text) => *key = Some((text, node.span)),
                     None => {
                         let message = format!("expected a field name, found {}", node.describe());
                         self.report.error(&node.span, message);
@@ -217,14 +225,6 @@ impl<'a> Builder<'a, '_> {
             },
         }
         Some(())
-    }
-
-    fn key(&self, node: &Node<'a>) -> Option<Cow<'a, str>> {
-        match &node.value {
-            Value::Text(text) | Value::Number(text) => Some(text.clone()),
-            Value::Null | Value::List(_) | Value::Map(_) => None,
-            Value::Bool(_) | Value::Int(_) => self.source.text.get(node.span.clone()).map(Cow::Borrowed),
-        }
     }
 
     fn alias(&mut self, id: usize, span: Span) -> Option<()> {
@@ -238,7 +238,7 @@ impl<'a> Builder<'a, '_> {
         self.attach(Node { span, value }, weight)
     }
 
-    /// Counts what anchors and aliases copy, before it is copied.
+    /// Counts what anchors and aliases expand to: whoever reads the tree goes through all of it.
     fn spend(&mut self, weight: usize, span: &Span) -> Option<()> {
         self.alias_bytes += weight;
         if self.alias_bytes > ALIAS_BYTES_MAX {
@@ -250,6 +250,10 @@ impl<'a> Builder<'a, '_> {
     }
 
     fn scalar(&mut self, text: Cow<'a, str>, style: ScalarStyle, tag: Option<&Tag>, span: &Span) -> Value<'a> {
+        let text = match text {
+            Cow::Borrowed(text) => text,
+            Cow::Owned(text) => self.arena.alloc_str(&text),
+        };
         let is_text = tag.is_some_and(|tag| tag.core_suffix() == Some("str"));
         if is_text || style != ScalarStyle::Plain {
             self.refuse_tag(tag, "str", span);
@@ -277,10 +281,10 @@ impl<'a> Builder<'a, '_> {
         }
         let mut firsts: HashMap<&str, &Entry<'a>> = HashMap::with_capacity(entries.len());
         for entry in entries {
-            match firsts.get(entry.key.as_ref()).copied() {
+            match firsts.get(entry.key).copied() {
                 Some(first) => self.duplicate(first, entry),
                 None => {
-                    firsts.insert(&entry.key, entry);
+                    firsts.insert(entry.key, entry);
                 }
             }
         }
@@ -288,7 +292,7 @@ impl<'a> Builder<'a, '_> {
 
     fn duplicate(&mut self, first: &Entry<'a>, again: &Entry<'a>) {
         let (line, _) = self.source.position(first.key_span.start);
-        let message = format!("the field `{}` is given twice", quoted(&again.key));
+        let message = format!("the field `{}` is given twice", quoted(again.key));
         self.report.error(&again.key_span, message).hint(format!("the other one is on line {line}"));
     }
 
@@ -308,6 +312,15 @@ impl<'a> Builder<'a, '_> {
         if let Some(hint) = hint {
             draft.hint(hint);
         }
+    }
+}
+
+/// A scalar as the name of a field.
+fn key_of<'a>(node: &Node<'a>, source: &Source<'a>) -> Option<&'a str> {
+    match node.value {
+        Value::Text(text) | Value::Number(text) => Some(text),
+        Value::Null | Value::List(_) | Value::Map(_) => None,
+        Value::Bool(_) | Value::Int(_) => source.text.get(node.span.clone()),
     }
 }
 
@@ -394,8 +407,8 @@ fn explain(error: &ScanError) -> (String, Option<&'static str>) {
 }
 
 /// The type of a plain scalar by the core schema of YAML 1.2.
-fn resolve(text: Cow<'_, str>) -> Value<'_> {
-    match text.as_ref() {
+fn resolve(text: &str) -> Value<'_> {
+    match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
         "true" | "True" | "TRUE" => return Value::Bool(true),
         "false" | "False" | "FALSE" => return Value::Bool(false),

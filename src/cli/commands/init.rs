@@ -1,6 +1,6 @@
 //! `loom init`: reads the plan, pins it, and makes the plan branch.
 
-use super::plan::{read, rejected};
+use super::plan::{read_file, rejected};
 use crate::base::text::sha256;
 use crate::cli::args::Init;
 use crate::cli::failure::{Failure, exit};
@@ -10,17 +10,19 @@ use crate::client;
 use crate::model::effect::Answer;
 use crate::model::event::{Ground, PlanSource, Request};
 use crate::model::plan::Plan;
-use crate::planfile::Severity;
+use crate::planfile::{self, Severity};
 
 pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
-    // Everything else is asked while the plan is read; what it says comes first.
-    let (ground, read) = std::thread::scope(|scope| {
-        let ground = scope.spawn(|| ground(place));
-        let read = read(&args.plan);
-        (ground.join(), read)
+    let source = read_file(&args.plan);
+    let text = source.as_deref().unwrap_or_default();
+    // Everything else is asked while the plan is understood; what it says comes first.
+    let (ground, parsed) = std::thread::scope(|scope| {
+        let ground = scope.spawn(|| Ok::<_, Failure>((ground(place)?, sha256(text))));
+        let parsed = planfile::read(text, &args.plan.display().to_string());
+        (ground.join(), parsed)
     });
-    let ground = ground.map_err(|_| Failure::new(exit::INTERNAL, "looking at git broke off"))??;
-    let (source, parsed) = read?;
+    let (ground, sha256) = ground.map_err(|_| Failure::new(exit::INTERNAL, "looking at git broke off"))??;
+    source?;
     for diagnostic in &parsed.diagnostics {
         ui::note(format!("{diagnostic}"));
     }
@@ -32,7 +34,7 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
     let path = path.strip_prefix(&place.layout.project).unwrap_or(&path);
     let notices = notices(&plan);
     let request = Request::LoadPlan {
-        source: PlanSource { path: path.display().to_string(), sha256: sha256(&source), ignored_fields: Vec::new() },
+        source: PlanSource { path: path.display().to_string(), sha256, ignored_fields: Vec::new() },
         ground: ground.clone(),
         clean: args.clean,
         plan: Box::new(plan),

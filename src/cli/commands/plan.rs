@@ -21,7 +21,7 @@ pub fn read(path: &Path) -> Result<(Vec<u8>, Parsed), Failure> {
     Ok((source, parsed))
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     if path.is_dir() {
         return Err(Failure::user(format!("{} is a folder: name the plan file", path.display()))
             .hint(format!("ls {}", path.display())));
