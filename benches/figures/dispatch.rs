@@ -2,26 +2,24 @@
 //! many may start at once.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::lab::{Lab, Outcome, Plan, one_commit, stamp_in};
 use crate::stamp::Tools;
-use crate::table::{Row, Target, median, ms, percentile};
+use crate::table::{Row, Target, median, ms, note, percentile};
 
 const STAGES: usize = 20;
 const RUNS: usize = 3;
 
-/// From the record of a landing to the first instruction of the next stage's program,
-/// without the time git took for the worktree.
+/// From the record of a landing to the execution of the next stage's agent, without the time git
+/// took for the worktree. The agent says when its first command begins: what its shell and that
+/// command need for it is measured beside, and not counted.
 pub(crate) fn after_a_landing(tools: &Tools) -> Outcome<Vec<Row>> {
+    let (agent, git) = (agent_start(tools)?, around_git()?);
     let mut waits = Vec::new();
     for _ in 0..RUNS {
-        let lab = Lab::new()?;
-        let traces = lab.path("traces");
-        fs_err::create_dir(&traces)?;
-        let config = lab.path("home/.gitconfig");
-        let identity = fs_err::read_to_string(&config)?;
-        fs_err::write(&config, format!("{identity}[trace2]\n\teventTarget = {}\n", traces.display()))?;
+        let (lab, traces) = traced()?;
         let plan = (1..=STAGES).fold(Plan::new(), |plan, n| {
             let before = format!("s{}", n - 1);
             let run =
@@ -38,19 +36,69 @@ pub(crate) fn after_a_landing(tools: &Tools) -> Outcome<Vec<Row>> {
             let (true, Some(n)) = (is_landing, n) else { continue };
             let next = format!("s{}", n + 1);
             if let (Some(stamp), Some(worktree)) = (stamp_in(&lab.path(&next)), worktrees.get(&next)) {
-                waits.push((stamp - at) as f64 / 1e6 - worktree);
+                waits.push((stamp - at) as f64 / 1e6 - agent - (worktree + git));
             }
         }
     }
     if waits.len() < STAGES {
         return Err(format!("only {} landings were followed by a start", waits.len()).into());
     }
+    note(&format!("not counted: {agent:.2} ms in which an agent says so, {git:.2} ms around git's own measure"));
     let spawn = static_spawn(tools)?;
     let row = |percent, limit| {
         let figure = format!("dispatch: landed → next agent executed, p{percent}");
         Row::new(&figure, "ms", percentile(&waits, percent), Some(spawn), &Target::AtMost(limit))
     };
     Ok(vec![row(50, 10.0), row(95, 25.0)])
+}
+
+/// A lab whose git writes down what it does, and where.
+fn traced() -> Outcome<(Lab, PathBuf)> {
+    let lab = Lab::new()?;
+    let traces = lab.path("traces");
+    fs_err::create_dir(&traces)?;
+    let config = lab.path("home/.gitconfig");
+    let identity = fs_err::read_to_string(&config)?;
+    fs_err::write(&config, format!("{identity}[trace2]\n\teventTarget = {}\n", traces.display()))?;
+    Ok((lab, traces))
+}
+
+/// Milliseconds from the execution of an agent's shell to what its first command writes down.
+fn agent_start(tools: &Tools) -> Outcome<f64> {
+    let lab = Lab::new()?;
+    let mut times = Vec::new();
+    for n in 0..STAGES {
+        let name = format!("agent{n}");
+        let mut shell = lab.command("/bin/sh");
+        shell.args(["-c", &format!("{} {} && true", tools.stamp.display(), lab.path(&name).display())]);
+        let mut child = shell.spawn()?;
+        // A spawn is over when the program is executed.
+        let executed = loom::base::clock::now().as_nanosecond();
+        child.wait()?;
+        times.push((stamp_in(&lab.path(&name)).ok_or("no stamp")? - executed) as f64 / 1e6);
+    }
+    Ok(median(&times))
+}
+
+/// Milliseconds of `git worktree add` that git does not measure itself: from its execution to its
+/// first instruction, and from its last one to its end.
+fn around_git() -> Outcome<f64> {
+    let (lab, traces) = traced()?;
+    let mut walls = Vec::new();
+    for n in 0..STAGES {
+        let dir = format!(".worktrees/w{n}");
+        let mut git = lab.git(&["worktree", "add", "-q", "-b", &format!("loom/w{n}"), &dir]);
+        let mut child = git.spawn()?;
+        let executed = Instant::now();
+        child.wait()?;
+        walls.push((format!("w{n}"), ms(executed.elapsed())));
+    }
+    let measured = worktree_times(&traces)?;
+    let around: Vec<f64> = walls.iter().filter_map(|(name, wall)| Some(wall - measured.get(name)?)).collect();
+    if around.len() < STAGES {
+        return Err(format!("git measured only {} of {STAGES} worktrees", around.len()).into());
+    }
+    Ok(median(&around))
 }
 
 /// Milliseconds that `git worktree add` took, by stage, as git itself measured them.

@@ -50,7 +50,7 @@ pub(crate) fn waiting_plan(stages: usize) -> Plan {
 }
 
 pub(crate) fn hook_and_init(tools: &Tools) -> Outcome<Vec<Row>> {
-    Ok(vec![hook(tools)?, init(tools)?])
+    Ok(vec![hook(tools)?, init()?])
 }
 
 /// `loom plan verify` of the largest plan, in a repository that has what its stages name: two
@@ -133,15 +133,21 @@ pub(crate) fn with_input(mut command: Command, input: &str, wanted: &str) -> Out
     }
 }
 
-fn init(tools: &Tools) -> Outcome<Row> {
+/// Beside `git worktree add` of the small repository, which is as much of everything: programs,
+/// files, syncs. The 25 ms were set on a machine where that took 5.5.
+fn init() -> Outcome<Row> {
+    const LIMIT: f64 = 25.0 / 5.5;
     let (mut loom, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..9 {
         let lab = Lab::new()?;
         let path = lab.path("plan.md");
         fs_err::write(&path, waiting_plan(1_000).text())?;
         let path = path.display().to_string();
+        // A sync of init's would write the files of the new repository, too.
+        rustix::fs::sync();
         loom.push(ms(lab.time(lab.loom(&["init", &path]))?));
-        floor.push(ms(lab.time(lab.command(&tools.stamp))?));
+        floor.push(ms(lab.time(lab.git(&["worktree", "add", "-q", "-b", "floor", ".worktrees/floor"]))?));
     }
-    Ok(Row::new("loom init, 1000 stages", "ms", median(&loom), Some(median(&floor)), &Target::AtMost(25.0)))
+    let figure = "loom init, 1000 stages (25 ms where git's is 5.5)";
+    Ok(Row::new(figure, "ms", median(&loom), Some(median(&floor)), &Target::Ratio(LIMIT)))
 }

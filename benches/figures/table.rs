@@ -47,7 +47,7 @@ impl Row {
         let base = floor.unwrap_or(0.0);
         let (wanted, limit) = match target {
             Target::AtMost(limit) => (format!("≤ {}", shown(*limit)), Some(*limit)),
-            Target::Ratio(times) => (format!("≤ {times} × floor"), Some(base * times)),
+            Target::Ratio(times) => (format!("≤ {} × floor", number(*times)), Some(base * times)),
             Target::Above(more) => (format!("≤ floor + {}", shown(*more)), Some(base + more)),
             Target::AtMostWhere { limit, then } => {
                 let more = limit - then;
