@@ -2,10 +2,12 @@
 //! set up, as it was when the daemon started, before any session ran. Nothing of a
 //! session; no program on `PATH` that appeared or changed since.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::base::process::{NO_MAINTENANCE, git_settings};
 use crate::base::text::sha256;
@@ -250,8 +252,10 @@ struct Programs(Vec<Folder>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Folder {
     dir: PathBuf,
-    programs: BTreeMap<OsString, Identity>,
+    programs: Arc<Found>,
 }
+
+type Found = BTreeMap<OsString, Identity>;
 
 /// What cannot stay the same when a file is replaced or written to: nobody but the clock sets
 /// the time of the last change of an inode.
@@ -259,22 +263,22 @@ type Identity = (u64, i64, u32, i64, u64);
 
 impl Programs {
     fn of(path: &[PathBuf]) -> Programs {
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut known) = (BTreeSet::new(), HashMap::new());
         let is_new = |dir: &&PathBuf| seen.insert(dir.to_path_buf());
         let dirs = path.iter().filter(|dir| is_writable(dir)).filter(is_new);
-        Programs(dirs.map(|dir| Folder { dir: dir.clone(), programs: programs_in(dir) }).collect())
+        Programs(dirs.map(|dir| Folder { dir: dir.clone(), programs: programs_in(dir, &mut known) }).collect())
     }
 
     /// Names, at most a handful, each with what became of it.
     fn differences(&self, now: &Programs) -> Vec<String> {
         const SHOWN: usize = 8;
-        let none = BTreeMap::new();
+        let none = Found::new();
         let of = |programs: &'_ Programs, dir: &Path| programs.0.iter().position(|folder| folder.dir == dir);
         let mut found = Vec::new();
         for folder in &now.0 {
             let before = of(self, &folder.dir);
             let known = before.map_or(&none, |at| &self.0[at].programs);
-            for (name, identity) in &folder.programs {
+            for (name, identity) in folder.programs.iter() {
                 let what = match known.get(name) {
                     None if is_of_the_system(&folder.dir) && before.is_some() => continue,
                     None => "new",
@@ -298,16 +302,23 @@ impl Programs {
     }
 }
 
-/// Through links: what a link leads to is what runs.
-fn programs_in(dir: &Path) -> BTreeMap<OsString, Identity> {
-    use rustix::fs::{AtFlags, FileType, Mode, OFlags, statat};
-    let mut programs = BTreeMap::new();
-    let Ok(folder) = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
-        return programs;
-    };
-    let Ok(entries) = rustix::fs::Dir::read_from(&folder) else { return programs };
+/// Through links: what a link leads to is what runs. `known`: the folders that were read just now, by
+/// device and inode; one that has two names is read once.
+fn programs_in(dir: &Path, known: &mut HashMap<(u64, u64), Arc<Found>>) -> Arc<Found> {
+    use rustix::fs::{Mode, OFlags};
+    let folder = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let meta = folder.as_ref().ok().and_then(|folder| rustix::fs::fstat(folder).ok());
+    let (Ok(folder), Some(meta)) = (folder, meta) else { return Arc::default() };
+    let read = || Arc::new(programs_of(&folder));
+    Arc::clone(known.entry((meta.st_dev, meta.st_ino)).or_insert_with(read))
+}
+
+fn programs_of(folder: &OwnedFd) -> Found {
+    use rustix::fs::{AtFlags, FileType, statat};
+    let mut programs = Found::new();
+    let Ok(entries) = rustix::fs::Dir::read_from(folder) else { return programs };
     for entry in entries.flatten() {
-        let Ok(meta) = statat(&folder, entry.file_name(), AtFlags::empty()) else { continue };
+        let Ok(meta) = statat(folder, entry.file_name(), AtFlags::empty()) else { continue };
         if FileType::from_raw_mode(meta.st_mode) == FileType::RegularFile && meta.st_mode & 0o111 != 0 {
             let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
             programs.insert(name, (meta.st_ino, meta.st_size, meta.st_mode, meta.st_ctime, meta.st_ctime_nsec));
@@ -367,6 +378,8 @@ mod tests {
         fs_err::remove_file(&link).unwrap();
         fs_err::create_dir(&link).unwrap();
         program(&link, "sh", "2");
+        // Read once as long as it is one folder, and for itself from now on.
+        assert!(Arc::ptr_eq(&before.0[0].programs, &before.0[1].programs));
         assert_eq!(before.differences(&Programs::of(&path)), [format!("{} (changed)", link.join("sh").display())]);
     }
 
