@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -16,8 +16,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
 use super::Tracked;
@@ -166,34 +168,52 @@ pub fn main(arguments: &[std::ffi::OsString]) -> Option<u8> {
 pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Carried> {
     let binary = process::this_binary()?;
     let binary = if binary.exists() { binary } else { PathBuf::from("/proc/self/exe") };
+    // In memory, not in a pipe: nobody has to read while the runner runs, only to wait for it.
+    let mut answers = File::from(rustix::fs::memfd_create("loom-checks", MemfdFlags::CLOEXEC)?);
     let mut command = process::command(binary);
     command.arg0("loom").arg("checks").env("LOOM_HOST", "1");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::piped()).stdout(answers.try_clone()?).process_group(0);
     let mut runner = command.spawn()?;
     let gone = || io::Error::other("what runs the checks was ended");
     // Held open until all is over: its end tells the runner that nobody waits any more.
     let stdin = runner.stdin.take().ok_or_else(gone)?;
-    let stdout = runner.stdout.take().ok_or_else(gone)?;
     let told = serde_json::to_string(order)?;
-    let answers = lifeline.tie(runner.id(), stdin, &told).and_then(|()| receive(stdout, order.commands.len()));
+    let tied = lifeline.tie(runner.id(), stdin, &told);
+    let is_stopped = until_it_ends_or_stops(&runner);
+    if !matches!(is_stopped, Ok(false)) {
+        // It runs no check any further, and holds up all the others.
+        tree::end_stopped(runner.id(), Instant::now() + KILL_GRACE);
+    }
     lifeline.let_go(runner.id());
     runner.wait()?;
-    let is_whole = |carried: &Carried| {
-        let results = &carried.results;
-        results.len() == order.commands.len()
-            || (order.stops && results.last().is_some_and(|last| !last.passed))
-            || (carried.touched && !results.is_empty())
-    };
-    match answers {
-        Ok(carried) if is_whole(&carried) => Ok(carried),
-        Ok(_) => Err(gone()),
-        Err(error) => Err(error),
+    tied?;
+    if is_stopped? {
+        return Err(io::Error::other("what runs the checks was stopped by a signal, and was ended for it"));
+    }
+    answers.rewind()?;
+    let carried = receive(answers, order.commands.len())?;
+    let results = &carried.results;
+    let is_whole = results.len() == order.commands.len()
+        || (order.stops && results.last().is_some_and(|last| !last.passed))
+        || (carried.touched && !results.is_empty());
+    if is_whole { Ok(carried) } else { Err(gone()) }
+}
+
+/// Waits for the runner. True: it is there, and a signal made it stand still.
+fn until_it_ends_or_stops(runner: &Child) -> io::Result<bool> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+    loop {
+        match rustix::process::waitid(WaitId::Pid(pid(runner)?), options) {
+            Ok(status) => return Ok(status.is_some_and(|status| status.stopped())),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
-fn receive(stdout: impl io::Read, wanted: usize) -> io::Result<Carried> {
+fn receive(answers: impl io::Read, wanted: usize) -> io::Result<Carried> {
     let mut carried = Carried { results: Vec::with_capacity(wanted), touched: false };
-    for line in io::BufReader::new(stdout).lines() {
+    for line in io::BufReader::new(answers).lines() {
         match serde_json::from_str(&line?)? {
             Answer::Result(result) => carried.results.push(*result),
             Answer::Touched => carried.touched = true,
@@ -257,7 +277,8 @@ fn limit(resource: Resource, most: u64) {
 /// command is over, the thread itself starts the next one: it enters a signal scope for that, which
 /// nobody ever leaves, hands on to the thread that watches, and is gone. So nothing of this runner
 /// shares a scope with a command that runs, but for the moment until that thread is gone, and
-/// between two commands nobody has to be woken.
+/// between two commands nobody has to be woken. Who ends or stops this runner in that moment has
+/// proven nothing: the daemon, which is out of reach, [sees](run) either.
 struct Relay<'a> {
     order: &'a Order,
     /// The watched files before the first command.
@@ -393,9 +414,8 @@ fn shell(order: &Order, check: &Check) -> Command {
     shell
 }
 
-fn pidfd(child: &Child) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("a pid of 0"))?;
-    Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+fn pid(child: &Child) -> io::Result<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("a pid of 0"))
 }
 
 fn exit_of(status: ExitStatus, timed_out: bool) -> Exit {
@@ -476,7 +496,7 @@ impl Running {
         let mut command = shell(order, check);
         let child = command.stdout(stdout).stderr(stderr).spawn()?;
         Ok(Running {
-            pidfd: pidfd(&child)?,
+            pidfd: rustix::process::pidfd_open(pid(&child)?, PidfdFlags::empty())?,
             child,
             _command: command,
             out,

@@ -67,6 +67,20 @@ pub fn signal_all(pids: &[u32], signal: Signal) {
     }
 }
 
+/// Ends `root`, which stands still, behind everything that came from it: the other way round, what
+/// is left would be nobody's. Gives up on what hangs in the kernel at `deadline`.
+pub fn end_stopped(root: u32, deadline: Instant) {
+    loop {
+        let left = descendants(root);
+        if left.is_empty() || Instant::now() >= deadline {
+            break signal_all(&[root], Signal::KILL);
+        }
+        let known: Vec<_> = left.iter().filter_map(|pid| Some((*pid, process::stat(*pid)?.start_ticks))).collect();
+        signal_all(&left, Signal::KILL);
+        known.iter().for_each(|(pid, start_ticks)| wait_gone(*pid, *start_ticks, deadline));
+    }
+}
+
 /// Reaps dead children of this process except `agent`, whose status belongs to its owner.
 pub fn reap_orphans(agent: Option<u32>) {
     for pid in process::children(std::process::id()) {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::env::{Env, commit, kill, plan, plan_with, stage};
+use crate::env::{Env, commit, kill, plan, plan_with, stage, stop};
 
 #[test]
 fn a_daemon_that_is_killed_in_the_middle_of_a_proof_proves_again_and_lands_once() {
@@ -66,6 +66,26 @@ fn a_check_that_prints_too_much_fails_to_its_last_byte() {
     assert!(view.stdout.contains("it printed more than 32 MiB"), "{view}");
     let env = Env::of(&[stage("a").check("head -c 33554432 /dev/zero")]);
     env.finish();
+}
+
+#[test]
+fn checks_whose_runner_is_stopped_are_ended_and_the_next_stage_lands() {
+    let env = Env::new();
+    env.fifo("go");
+    env.load(&plan(&[
+        stage("a").check("test -e a.txt || exit 1; echo $PPID > @OUT@/runner; setsid sleep 4303 & sleep 4303"),
+        stage("b").run(format!("read go < @OUT@/go; {}", commit("b", "b"))).check("test -s b.txt"),
+    ]));
+    env.loom(&["run"]).ok();
+    env.until("both of the check sleep", || env.pids("sleep 4303").len() >= 2);
+    stop(env.said("runner").trim().parse().unwrap());
+    env.until_state("a", "blocked");
+    assert_eq!(env.stage("a")["reason"]["code"], "proof-failed");
+    env.loom(&["status", "a"]).ok().has("what runs the checks was stopped by a signal").has("loom merge a");
+    assert_eq!(env.pids("sleep 4303"), [0_u32; 0]);
+    env.go("go");
+    env.settle();
+    assert_eq!(env.stage("b")["state"], "merged");
 }
 
 #[test]
