@@ -20,6 +20,7 @@ mod history;
 mod kept;
 mod orphans;
 mod own;
+mod pack;
 mod refs;
 mod rescue;
 mod worktree;

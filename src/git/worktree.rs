@@ -77,20 +77,6 @@ impl Git {
         Ok(status)
     }
 
-    /// Puts the objects between `base` and `commit` into a pack that survives a power cut,
-    /// however the agent's own git wrote them.
-    pub fn pack_durably(&self, base: &Oid, commit: &Oid) -> Result<(), GitError> {
-        let prefix = self.common.join("objects/pack/pack");
-        let prefix = prefix.display().to_string();
-        fail::point(Point::BeforePack)?;
-        let args = ["pack-objects", "-q", "--revs", "--non-empty", "--delta-base-offset", &prefix];
-        let revs = format!("{commit}\n^{base}\n");
-        run(self.in_dir(&self.project, &args), Some(revs.as_bytes()))?;
-        crate::base::fs::sync_dir(&self.common.join("objects/pack"))?;
-        fail::point(Point::AfterPack)?;
-        Ok(())
-    }
-
     /// Whether everything in a worktree is committed or ignored. A filter that this process
     /// does not know shows as a change.
     pub(super) fn is_clean(&self, dir: &Path) -> Result<bool, GitError> {

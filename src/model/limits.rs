@@ -51,6 +51,10 @@ pub const SETUP_LEFT_MAX: usize = 1_000;
 pub const CHECK_OUTPUT_BYTES_MAX: usize = 32 << 20;
 /// Kept of each output of a check in its evidence, in bytes: half from its start, half from its end.
 pub const CHECK_EVIDENCE_BYTES_MAX: usize = 512 << 10;
+/// Objects of a submission that are packed without a git process of their own, at most …
+pub const PACKED_HERE_OBJECTS_MAX: usize = 256;
+/// … and how large they may be together, in bytes: they are held in memory.
+pub const PACKED_HERE_BYTES_MAX: usize = 1 << 20;
 /// Largest file that a check may write, in bytes.
 pub const CHECK_FILE_BYTES_MAX: u64 = 16 << 30;
 /// Failures of one check that are told apart by name.
