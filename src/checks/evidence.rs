@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Operator, Place};
+use super::Operator;
 use crate::base::text::sha256;
 use crate::model::event::EvidenceRef;
 use crate::model::ids::Oid;
@@ -64,16 +64,16 @@ impl Bundle {
         }
     }
 
-    /// Writes the bundle durably beside the outputs it names.
-    pub fn keep(&self, place: &Place) -> std::io::Result<EvidenceRef> {
-        fs_err::create_dir_all(&place.evidence)?;
-        let path = place.evidence.join("bundle.json");
+    /// Writes the bundle durably beside the outputs it names, in a folder below `work`.
+    pub fn keep(&self, folder: &Path, work: &Path) -> std::io::Result<EvidenceRef> {
+        fs_err::create_dir_all(folder)?;
+        let path = folder.join("bundle.json");
         let bytes = serde_json::to_vec_pretty(self)?;
         crate::base::fs::write_durable(&path, &bytes)?;
         Ok(EvidenceRef {
             of: self.claim.of.clone(),
             commit: self.claim.commit.clone(),
-            path: path.strip_prefix(place.work).unwrap_or(&path).display().to_string(),
+            path: path.strip_prefix(work).unwrap_or(&path).display().to_string(),
             sha256: sha256(&bytes),
         })
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::checks::{self, Bundle, CheckError, Claim, Lifeline, Place, Suite, Tracked, Tree};
 use crate::daemon::checkout::{Inside, Seen};
-use crate::daemon::executor::Context;
+use crate::daemon::executor::{Context, Entered, Programs};
 use crate::daemon::land::evidence_folder;
 use crate::daemon::setup::in_proof;
 use crate::git::{Git, Own};
@@ -26,6 +26,8 @@ pub(super) struct Found {
 pub(super) enum NotFound {
     /// Others needed the checkout.
     MadeWay,
+    /// A person has to answer a question first.
+    Asked,
     Trouble(String),
 }
 
@@ -56,11 +58,11 @@ pub(super) fn look(context: &Context, look: &Look) -> Event {
         let baseline = Some(Box::new(baseline));
         return Event::BaseLooked { stage: look.stage.clone(), baseline, kept: None, evidence: Vec::new() };
     }
-    let (mut kept, mut found) = (None, Err(NotFound::MadeWay));
-    let entered = context.enter(look.kept.as_deref(), look.programs.as_ref());
-    match entered {
-        Ok(Some((mut inside, git, own))) => {
-            found = find_out(context, (&mut inside, &git, &own), look, &looking.lifeline);
+    let mut kept = None;
+    let mut found;
+    match context.enter(look.kept.as_deref(), look.programs.as_ref()) {
+        Ok(Entered { mut inside, git, own, mut programs }) => {
+            found = find_out(context, (&mut inside, &git, &own, &mut programs), look, &looking.lifeline);
             match inside.leave(&own) {
                 Ok(digest) => kept = Some(digest),
                 Err(error) => found = Err(trouble(error)),
@@ -69,8 +71,7 @@ pub(super) fn look(context: &Context, look: &Look) -> Event {
                 inside.looked = Some((look.stage.clone(), found.baseline.clone()));
             }
         }
-        Ok(None) => {}
-        Err(why) => found = Err(NotFound::Trouble(why)),
+        Err(error) => found = Err(trouble(error)),
     }
     match found {
         Ok(found) => Event::BaseLooked {
@@ -79,7 +80,7 @@ pub(super) fn look(context: &Context, look: &Look) -> Event {
             kept,
             evidence: found.evidence.into_iter().collect(),
         },
-        Err(NotFound::MadeWay) => nothing(kept),
+        Err(NotFound::MadeWay | NotFound::Asked) => nothing(kept),
         Err(NotFound::Trouble(why)) => {
             if let Some(kept) = kept {
                 context.send(None, nothing(Some(kept)));
@@ -146,13 +147,16 @@ impl Known {
 /// What is known of the base, and the rest of it found out in the checkout.
 pub(super) fn find_out(
     context: &Context,
-    (inside, git, own): (&mut Inside, &Git, &Own),
+    (inside, git, own, programs): (&mut Inside, &Git, &Own, &mut Programs),
     look: &Look,
     lifeline: &Lifeline,
 ) -> Result<Found, NotFound> {
     let mut known = Known::of(context, inside, git, look)?;
     let mut evidence = None;
     if !known.missing.is_empty() {
+        if !programs.are_known(context).map_err(trouble)? {
+            return Err(NotFound::Asked);
+        }
         let is_missing = |key: &str| known.missing.contains(key);
         let (found, kept) = run(context, (inside, own), (look, &known.tree), (&is_missing, lifeline))?;
         evidence = kept;
@@ -218,6 +222,6 @@ fn run(
         tree: tree.clone(),
     };
     let results = found.iter().map(|before| before.result.clone()).collect();
-    let kept = Bundle::new(claim, results, context.operator()).keep(&place).map_err(trouble)?;
+    let kept = Bundle::new(claim, results, context.operator()).keep(&place.evidence, place.work).map_err(trouble)?;
     Ok((found, Some(kept)))
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::checks::Lifeline;
-use crate::git::{Git, GitError, Listing, Own};
+use crate::git::{Git, GitError, Listing, Merged, Own};
 use crate::model::baseline::Baseline;
 use crate::model::ids::{Oid, StageId};
 use crate::model::limits::SEEN_RESULTS_MAX;
@@ -121,6 +121,14 @@ impl Inside {
         }
         self.tree = tree.filter(|_| removed == 0 && kept.is_some());
         Ok(())
+    }
+
+    /// Merges two commits. An older git looks at the checkout for that.
+    pub(super) fn merge(&mut self, own: &Own, tip: &Oid, commit: &Oid) -> Result<Merged, GitError> {
+        if own.merges_in_the_checkout() {
+            self.tree = None;
+        }
+        own.merge(tip, commit)
     }
 
     pub(super) fn check_out(&mut self, own: &Own, tree: &Oid) -> Result<(), GitError> {

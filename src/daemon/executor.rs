@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::fail::{self, Point};
@@ -45,8 +46,48 @@ pub(super) struct Context {
     /// When each silent session was looked at last.
     looks: super::look::Looks,
     /// The operator's environment as this daemon was started with it.
-    operator: OnceLock<Operator>,
+    operator: OnceLock<Arc<Operator>>,
     sender: Sender<Message>,
+}
+
+/// The proof checkout, and nobody else in it.
+pub(super) struct Entered<'a> {
+    pub(super) inside: MutexGuard<'a, Inside>,
+    pub(super) git: Git,
+    pub(super) own: Own,
+    pub(super) programs: Programs,
+}
+
+/// A digest of all programs on `PATH`, and those that are not as they were. None: all are.
+type Changed = Option<(String, Vec<String>)>;
+
+/// A look at the programs on `PATH`, which takes its time while the checkout is made ready.
+pub(super) struct Programs {
+    look: Option<JoinHandle<Changed>>,
+    /// The digest that a person has accepted.
+    approved: Option<String>,
+    /// What the look has said, when it is over.
+    are_known: bool,
+}
+
+impl Programs {
+    fn look(context: &Context, approved: Option<&String>) -> std::io::Result<Programs> {
+        let operator = Arc::clone(context.operator());
+        let look = std::thread::Builder::new().name("path".to_owned()).spawn(move || operator.changed_programs())?;
+        Ok(Programs { look: Some(look), approved: approved.cloned(), are_known: false })
+    }
+
+    /// Whether a command may run: not when there are other programs than a person knows of, who is
+    /// asked then. Waits for the look to be over.
+    pub(super) fn are_known(&mut self, context: &Context) -> Result<bool, String> {
+        let Some(look) = self.look.take() else { return Ok(self.are_known) };
+        let changed = look.join().map_err(|_| "looking at PATH broke off".to_owned())?;
+        match changed.filter(|(now, _)| self.approved.as_ref() != Some(now)) {
+            None => self.are_known = true,
+            Some((fingerprint, changed)) => context.send(None, Event::ProgramsSeen { fingerprint, changed }),
+        }
+        Ok(self.are_known)
+    }
 }
 
 pub(super) struct Executor {
@@ -204,34 +245,19 @@ impl Context {
         slot.clone().ok_or_else(poisoned)
     }
 
-    /// Goes into the proof checkout, alone, with nothing in it that the last one did not leave. None:
-    /// a person has to answer a question first.
-    pub(super) fn enter(
-        &self,
-        kept: Option<&str>,
-        programs: Option<&String>,
-    ) -> Result<Option<(MutexGuard<'_, Inside>, Git, Own)>, String> {
-        let text = |error: GitError| error.to_string();
-        let mut inside = self.checkout.enter().map_err(text)?;
-        let git = self.git().map_err(text)?;
-        let own = self.own().map_err(text)?;
-        // Programs are looked at while the checkout is.
-        let (changed, secured) = std::thread::scope(|scope| {
-            let changed = scope.spawn(|| self.operator().changed_programs());
-            (changed.join(), inside.secure(&git, &own, kept))
-        });
-        secured.map_err(text)?;
-        let changed = changed.map_err(|_| "looking at PATH broke off".to_owned())?;
-        if let Some((fingerprint, changed)) = changed.filter(|(now, _)| programs != Some(now)) {
-            self.send(None, Event::ProgramsSeen { fingerprint, changed });
-            return Ok(None);
-        }
-        Ok(Some((inside, git, own)))
+    /// Goes into the proof checkout, alone, with nothing in it that the last one did not leave.
+    pub(super) fn enter(&self, kept: Option<&str>, approved: Option<&String>) -> Result<Entered<'_>, GitError> {
+        let mut inside = self.checkout.enter()?;
+        let (git, own) = (self.git()?, self.own()?);
+        let programs = Programs::look(self, approved)?;
+        inside.secure(&git, &own, kept)?;
+        Ok(Entered { inside, git, own, programs })
     }
 
     /// What checks see of the operator: recorded once, before any session of this daemon starts.
-    pub(super) fn operator(&self) -> &Operator {
-        self.operator.get_or_init(|| Operator::record(&[&self.layout.worktrees(), &self.layout.cache()]))
+    pub(super) fn operator(&self) -> &Arc<Operator> {
+        let record = || Arc::new(Operator::record(&[&self.layout.worktrees(), &self.layout.cache()]));
+        self.operator.get_or_init(record)
     }
 
     /// Refuses to run git in a work tree under a configuration that nobody accepted.
@@ -324,7 +350,7 @@ impl Context {
 
     /// Runs the teardown of a worktree that is about to go. What does not work is told, and stops nothing.
     pub(super) fn tear_down(&self, stage: &StageId, folder: &str) {
-        if let Err(why) = super::setup::tear_down(&self.layout, || self.operator().clone(), stage, folder) {
+        if let Err(why) = super::setup::tear_down(&self.layout, || self.operator().as_ref().clone(), stage, folder) {
             self.send(None, Event::TeardownFailed { stage: stage.clone(), why });
         }
     }
@@ -445,6 +471,7 @@ impl Context {
             (git.status(dir), pack.join())
         });
         let status = status?;
+        let reader = git.read()?;
         let wanted = stage_branch(stage);
         if status.branch.as_deref() != Some(&wanted) {
             let there = status.branch.unwrap_or_else(|| "a detached HEAD".to_owned());
@@ -460,7 +487,7 @@ impl Context {
         let Some(head) = status.head else {
             return Ok(Inspection::Unfit { why: format!("branch `{wanted}` has no commit") });
         };
-        if !git.is_ancestor(base, &head)? {
+        if !reader.is_ancestor(base, &head)? {
             let why = format!(
                 "branch `{wanted}` no longer contains {} where it started: history was rewritten",
                 base.short()
@@ -471,7 +498,7 @@ impl Context {
             Ok(result) if head == packed => result?,
             _ => git.pack_durably(base, &head)?,
         }
-        let changes_nothing = git.tree_of(base)? == git.tree_of(&head)?;
+        let changes_nothing = reader.tree_of(base)? == reader.tree_of(&head)?;
         Ok(Inspection::Clean { head, changes_nothing })
     }
 

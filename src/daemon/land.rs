@@ -7,8 +7,8 @@ use crate::base::layout::Layout;
 use crate::checks::{self, Bundle, Claim, Judges, Lifeline, Place, Script, Suite, Tracked, Tree};
 use crate::daemon::base::{NotFound, find_out};
 use crate::daemon::checkout::{Inside, Seen};
-use crate::daemon::executor::{Context, plan_name};
-use crate::git::{Commit, Followed, Git, GitError, Merged, Own};
+use crate::daemon::executor::{Context, Entered, Programs, plan_name};
+use crate::git::{Commit, Followed, Git, GitError, Merged, Own, Reader};
 use crate::model::baseline::{Baseline, Before};
 use crate::model::effect::Prove;
 use crate::model::event::{AloneVerdict, Entry, Event, EvidenceRef, Proof};
@@ -19,8 +19,13 @@ use crate::model::stage::CheckResult;
 
 pub(super) fn prove(context: &Context, prove: &Prove) -> Event {
     let mut left = Left::default();
-    let proof = run_proof(context, prove, &mut left).unwrap_or_else(|why| Proof::Broken { why });
-    let Left { kept, evidence, baseline } = left;
+    let proof = run_proof(context, prove, &mut left);
+    // What a proof that broke off has seen until then is kept, too.
+    let proof = left.keep(&context.layout).map_err(broken).and(proof).unwrap_or_else(|why| match why {
+        Unproven::Stopped => Proof::Stopped,
+        Unproven::Broken(why) => Proof::Broken { why },
+    });
+    let Left { kept, evidence, baseline, .. } = left;
     Event::Proved { entry: prove.entry.clone(), tip: prove.tip.clone(), proof, kept, evidence, baseline }
 }
 
@@ -31,59 +36,109 @@ struct Left {
     kept: Option<String>,
     evidence: Vec<EvidenceRef>,
     baseline: Option<Box<Baseline>>,
+    /// What is evidence as soon as it is durable, and in which folder.
+    bundles: Vec<(Bundle, PathBuf)>,
 }
 
-fn run_proof(context: &Context, prove: &Prove, left: &mut Left) -> Result<Proof, String> {
-    let text = |error: GitError| error.to_string();
-    let of = match &prove.entry {
-        Entry::Stage { stage } | Entry::Again { stage } => Some(stage),
-        Entry::Base => None,
-    };
-    let _proving = context.checkout.prove(of).map_err(text)?;
-    let entered = context.enter(prove.kept.as_deref(), prove.programs.as_ref())?;
-    let Some((mut inside, git, own)) = entered else { return Ok(Proof::Stopped) };
-    let is_on_top = git.is_ancestor(&prove.tip, &prove.commit).map_err(text)?;
+impl Left {
+    fn keep(&mut self, layout: &Layout) -> std::io::Result<()> {
+        for (bundle, folder) in self.bundles.drain(..) {
+            self.evidence.push(bundle.keep(&folder, &layout.work)?);
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no verdict.
+enum Unproven {
+    /// A person has to answer a question first.
+    Stopped,
+    Broken(String),
+}
+
+fn broken(error: impl std::fmt::Display) -> Unproven {
+    Unproven::Broken(error.to_string())
+}
+
+impl From<GitError> for Unproven {
+    fn from(error: GitError) -> Unproven {
+        broken(error)
+    }
+}
+
+impl Programs {
+    fn must_be_known(&mut self, context: &Context) -> Result<(), Unproven> {
+        if self.are_known(context).map_err(broken)? { Ok(()) } else { Err(Unproven::Stopped) }
+    }
+}
+
+fn run_proof(context: &Context, prove: &Prove, left: &mut Left) -> Result<Proof, Unproven> {
+    let of = prove.entry.stage();
+    let _proving = context.checkout.prove(of)?;
+    let Entered { mut inside, git, own, mut programs } =
+        context.enter(prove.kept.as_deref(), prove.programs.as_ref())?;
+    let reader = git.read()?;
+    let is_on_top = reader.is_ancestor(&prove.tip, &prove.commit)?;
     let tree = if is_on_top {
-        git.tree_of(&prove.commit).map_err(text)?
+        reader.tree_of(&prove.commit)?
     } else {
-        match own.merge(&prove.tip, &prove.commit).map_err(text)? {
+        match inside.merge(&own, &prove.tip, &prove.commit)? {
             Merged::Clean { tree } => tree,
-            Merged::Conflict { files } => return Ok(Proof::Conflict { files }),
+            Merged::Conflict { files } => {
+                programs.must_be_known(context)?;
+                return Ok(Proof::Conflict { files });
+            }
         }
     };
-    git.verify_changes(&prove.tip, &tree).map_err(text)?;
-    let landing = Landing::of(&git, prove, tree)?;
+    reader.verify_changes(&prove.tip, &tree)?;
+    let landing = Landing::of(&reader, prove, tree)?;
+    let is_base = reader.tree_of(&prove.base)? == landing.tree;
+    // Commands may run from here on.
+    drop(reader);
     if let Some((_, checks)) = prove.proven.as_ref().filter(|(proven, _)| *proven == landing.tree) {
+        programs.must_be_known(context)?;
         let commit = landing.commit(&own)?;
         return landing.passed(&git, prove, commit, checks.clone());
     }
-    let mut ground = Ground { context, inside: &mut inside, git: &git, own: &own, prove };
+    let mut ground = Ground { context, inside: &mut inside, git: &git, own: &own, programs: &mut programs, prove };
     // Before the first verdict: whoever passes there already proves nothing about the stage.
-    let before = ground.base(of, &landing.tree, left)?;
+    let before = match of.filter(|_| prove.compares && !is_base) {
+        Some(stage) => Some(ground.base(stage, left)?),
+        None => None,
+    };
     // The commit is made while its tree is put into the proof checkout.
     let (commit, checkout) = std::thread::scope(|scope| {
         let checkout = scope.spawn(|| ground.inside.check_out(&own, &landing.tree));
         (landing.commit(&own), checkout.join())
     });
     let commit = commit?;
-    checkout.map_err(|_| "the proof checkout broke off".to_owned())?.map_err(text)?;
+    checkout.map_err(|_| broken("the proof checkout broke off"))??;
+    if let Err(why) = ground.programs.must_be_known(context) {
+        // What is checked out serves whoever comes when the question is answered.
+        left.kept = inside.leave(&own).ok();
+        return Err(why);
+    }
     let checks = ground.run_checks((&landing.tree, &commit), before.as_ref(), left)?;
     let is_green = checks.iter().all(CheckResult::holds);
-    let alone = if is_green || is_on_top {
-        AloneVerdict::SameTree
-    } else {
-        let own_tree = git.tree_of(&prove.commit).map_err(text)?;
-        ground.inside.check_out(&own, &own_tree).map_err(text)?;
-        let results = ground.run_checks((&own_tree, &prove.commit), before.as_ref(), left)?;
-        if results.iter().all(CheckResult::holds) { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails }
-    };
-    left.kept = Some(inside.leave(&own).map_err(text)?);
-    if is_green {
-        return landing.passed(&git, prove, commit, checks);
-    }
-    // What cannot be told any more is not told.
-    let work = prove.last.as_ref().and_then(|last| git.work_between(last, &prove.commit, SINCE_SHOWN_MAX).ok());
-    Ok(Proof::Failed { checks, alone, work: work.map(Box::new) })
+    let is_same = is_green || is_on_top;
+    let alone = if is_same { AloneVerdict::SameTree } else { ground.alone(before.as_ref(), left)? };
+    // Evidence is synced meanwhile.
+    let (evidence, kept, proof) = std::thread::scope(|scope| {
+        let evidence = scope.spawn(|| left.keep(&context.layout));
+        let kept = inside.leave(&own);
+        let proof = if is_green {
+            landing.passed(&git, prove, commit, checks)
+        } else {
+            // What cannot be told any more is not told.
+            let last = prove.last.as_ref();
+            let work = last.and_then(|last| git.work_between(last, &prove.commit, SINCE_SHOWN_MAX).ok());
+            Ok(Proof::Failed { checks, alone, work: work.map(Box::new) })
+        };
+        (evidence.join(), kept, proof)
+    });
+    left.kept = Some(kept?);
+    evidence.map_err(|_| broken("keeping the evidence broke off"))?.map_err(broken)?;
+    proof
 }
 
 /// Where a proof takes place.
@@ -92,6 +147,7 @@ struct Ground<'a> {
     inside: &'a mut Inside,
     git: &'a Git,
     own: &'a Own,
+    programs: &'a mut Programs,
     prove: &'a Prove,
 }
 
@@ -105,29 +161,28 @@ struct Landing<'a> {
 }
 
 impl<'a> Landing<'a> {
-    fn of(git: &Git, prove: &'a Prove, tree: Oid) -> Result<Landing<'a>, String> {
+    fn of(reader: &Reader, prove: &'a Prove, tree: Oid) -> Result<Landing<'a>, GitError> {
         // The user's own commits say themselves when they were made.
         let date = match &prove.entry {
-            Entry::Base => git.time_of(&prove.commit).map_err(|error| error.to_string())?,
+            Entry::Base => reader.time_of(&prove.commit)?,
             Entry::Stage { .. } | Entry::Again { .. } => prove.date,
         };
         let parents = [&prove.tip, &prove.commit];
-        Ok(Landing { tree, parents, message: &prove.message, date, identity: git.identity() })
+        Ok(Landing { tree, parents, message: &prove.message, date, identity: reader.identity() })
     }
 
-    fn commit(&self, own: &Own) -> Result<Oid, String> {
+    fn commit(&self, own: &Own) -> Result<Oid, GitError> {
         let commit = Commit { tree: &self.tree, parents: &self.parents, message: self.message, date: self.date };
-        own.commit(&commit, (&self.identity.0, &self.identity.1)).map_err(|error| error.to_string())
+        own.commit(&commit, (&self.identity.0, &self.identity.1))
     }
 
     /// A green verdict, with what only a person may let through.
-    fn passed(self, git: &Git, prove: &Prove, landing: Oid, checks: Vec<CheckResult>) -> Result<Proof, String> {
-        let text = |error: GitError| error.to_string();
-        let changes_nothing = git.tree_of(&prove.tip).map_err(text)? == self.tree;
+    fn passed(self, git: &Git, prove: &Prove, landing: Oid, checks: Vec<CheckResult>) -> Result<Proof, Unproven> {
+        let changes_nothing = git.tree_of(&prove.tip)? == self.tree;
         let judges = match &prove.entry {
             // What a person commits themselves needs no other person.
             Entry::Base | Entry::Again { .. } => Vec::new(),
-            Entry::Stage { .. } => touched(git, prove, &self.tree).map_err(text)?,
+            Entry::Stage { .. } => touched(git, prove, &self.tree)?,
         };
         Ok(Proof::Passed { landing, tree: self.tree, checks, judges, changes_nothing })
     }
@@ -187,6 +242,19 @@ fn touched(git: &Git, prove: &Prove, tree: &Oid) -> Result<Vec<Touched>, GitErro
     Ok(touched)
 }
 
+fn claim(prove: &Prove, of: &str, commit: &Oid, tree: &Oid) -> Claim {
+    Claim {
+        plan_path: prove.plan_path.clone(),
+        plan_sha256: prove.plan_sha256.clone(),
+        of: of.to_owned(),
+        base: prove.base.clone(),
+        tip: prove.tip.clone(),
+        submitted: prove.commit.clone(),
+        commit: commit.clone(),
+        tree: tree.clone(),
+    }
+}
+
 /// A folder that no other verdict has used.
 pub(super) fn evidence_folder(layout: &Layout, of: &str, commit: &Oid) -> PathBuf {
     let dir = layout.evidence_of(of, commit);
@@ -200,50 +268,54 @@ pub(super) fn touched_paths(git: &Git, base: &Oid, tree: &Oid) -> Result<BTreeSe
 }
 
 impl Ground<'_> {
-    /// What the checks did on the stage's base. None: nothing is compared with it, or it is what is
-    /// about to be proven.
-    fn base(&mut self, of: Option<&StageId>, tree: &Oid, left: &mut Left) -> Result<Option<Baseline>, String> {
-        let Some(stage) = of.filter(|_| self.prove.compares) else { return Ok(None) };
-        if self.git.tree_of(&self.prove.base).map_err(|error| error.to_string())? == *tree {
-            return Ok(None);
-        }
+    /// What the checks did on the stage's base.
+    fn base(&mut self, stage: &StageId, left: &mut Left) -> Result<Baseline, Unproven> {
         let look = self.prove.look(stage);
-        let found = find_out(self.context, (self.inside, self.git, self.own), &look, &Lifeline::default());
-        let found = found.map_err(|why| match why {
-            NotFound::Trouble(why) => format!("on the stage's base: {why}"),
-            NotFound::MadeWay => "the look at the stage's base was ended".to_owned(),
+        let ground = (&mut *self.inside, self.git, self.own, &mut *self.programs);
+        let found = find_out(self.context, ground, &look, &Lifeline::default()).map_err(|why| match why {
+            NotFound::Asked => Unproven::Stopped,
+            NotFound::Trouble(why) => broken(format!("on the stage's base: {why}")),
+            NotFound::MadeWay => broken("the look at the stage's base was ended"),
         })?;
         left.evidence.extend(found.evidence);
         left.baseline = found.is_new.then(|| Box::new(found.baseline.clone()));
-        Ok(Some(found.baseline))
+        Ok(found.baseline)
     }
 
-    /// Runs the checks in the proof checkout, which holds the tree of `commit`.
+    /// Whether the work passes by itself, without what others have landed.
+    fn alone(&mut self, before: Option<&Baseline>, left: &mut Left) -> Result<AloneVerdict, Unproven> {
+        let tree = self.git.tree_of(&self.prove.commit)?;
+        self.inside.check_out(self.own, &tree)?;
+        let results = self.run_checks((&tree, &self.prove.commit), before, left)?;
+        let passes = results.iter().all(CheckResult::holds);
+        Ok(if passes { AloneVerdict::PassesAlone } else { AloneVerdict::AlsoFails })
+    }
+
+    /// Runs the checks in the proof checkout, which holds the tree of `commit`. The programs on `PATH`
+    /// are known.
     fn run_checks(
         &mut self,
         (tree, commit): (&Oid, &Oid),
         before: Option<&Baseline>,
         left: &mut Left,
-    ) -> Result<Vec<CheckResult>, String> {
+    ) -> Result<Vec<CheckResult>, Unproven> {
         let Ground { context, own, prove, .. } = self;
-        own.show_head(commit).map_err(|error| error.to_string())?;
-        let environment = context.operator().prepare(&own.home).map_err(|error| error.to_string())?;
-        let entry = match &prove.entry {
-            Entry::Stage { stage } | Entry::Again { stage } => stage.as_str(),
-            Entry::Base => "_base",
-        };
+        own.show_head(commit).map_err(broken)?;
+        let environment = context.operator().prepare(&own.home).map_err(broken)?;
+        let entry = prove.entry.stage().map_or("_base", StageId::as_str);
         let evidence = evidence_folder(&context.layout, entry, commit);
         let cwd = own.proof.join(&prove.working_dir);
         if !cwd.is_dir() {
-            return Err(format!("the working_dir `{}` is not in the tree", prove.working_dir));
+            return Err(broken(format!("the working_dir `{}` is not in the tree", prove.working_dir)));
         }
         let needed = (tree, evidence.as_path(), &Lifeline::default());
-        let set_up = super::setup::in_proof(&context.layout, own, context.operator(), &prove.setup, needed)?;
+        let set_up =
+            super::setup::in_proof(&context.layout, own, context.operator(), &prove.setup, needed).map_err(broken)?;
         if let Some(failed) = set_up {
             return Ok(vec![failed]);
         }
-        let files = own.files().map_err(|error| error.to_string())?;
-        let guarded = own.guard(self.git, tree).map_err(|error| error.to_string())?;
+        let files = own.files().map_err(broken)?;
+        let guarded = own.guard(self.git, tree).map_err(broken)?;
         let put_back = || guarded.put_back();
         let tracked = Some(Tracked { root: &own.proof, files: &files, put_back: &put_back });
         let place = Place { cwd: &cwd, work: &context.layout.work, evidence, environment, tracked };
@@ -251,10 +323,10 @@ impl Ground<'_> {
         // What others have landed meanwhile is not the stage's work.
         let is_landing = matches!(prove.entry, Entry::Stage { .. }) && *commit != prove.commit;
         let since = if is_landing { &prove.tip } else { &prove.base };
-        let touched = touched_paths(self.git, since, tree).map_err(|error| error.to_string())?;
+        let touched = touched_paths(self.git, since, tree).map_err(broken)?;
         let looked = Tree { root: &own.proof, files: &files, touched: &touched, working_dir: &prove.working_dir };
-        let mut results = checks::run_all(&suite, &place, &looked).map_err(|error| error.to_string())?;
-        if guarded.was_bent().map_err(|error| error.to_string())? {
+        let mut results = checks::run_all(&suite, &place, &looked).map_err(broken)?;
+        if guarded.was_bent().map_err(broken)? {
             checks::distrust(&mut results);
         }
         let environment = checks::conditions(context.operator(), &prove.setup);
@@ -272,18 +344,8 @@ impl Ground<'_> {
         if prove.compares {
             suite.compare(&mut results, before.map_or(&keyed, |before| &before.checks));
         }
-        let claim = Claim {
-            plan_path: prove.plan_path.clone(),
-            plan_sha256: prove.plan_sha256.clone(),
-            of: entry.to_owned(),
-            base: prove.base.clone(),
-            tip: prove.tip.clone(),
-            submitted: prove.commit.clone(),
-            commit: commit.clone(),
-            tree: tree.clone(),
-        };
-        let bundle = Bundle::new(claim, results.clone(), context.operator());
-        left.evidence.push(bundle.keep(&place).map_err(|error| error.to_string())?);
+        let claim = claim(prove, entry, commit, tree);
+        left.bundles.push((Bundle::new(claim, results.clone(), context.operator()), place.evidence));
         Ok(results)
     }
 }
@@ -323,12 +385,11 @@ enum Moved {
 fn move_branch(context: &Context, branch: &str, tip: &Oid, landing: &Oid) -> Result<Moved, GitError> {
     let git = context.git()?;
     let name = format!("refs/heads/{branch}");
-    let now = git.tip(&name)?;
-    if has_landed(context, branch, landing)? {
-        git.settle_ref(&name)?;
-        return Ok(Moved::Here);
-    }
-    if now.as_ref() != Some(tip) {
+    if git.tip_quickly(&name)?.as_ref() != Some(tip) {
+        if has_landed(context, branch, landing)? {
+            git.settle_ref(&name)?;
+            return Ok(Moved::Here);
+        }
         return Ok(Moved::Elsewhere(format!("`{branch}` is not at {}", tip.short())));
     }
     if git.checked_out_at(branch)?.is_some() {

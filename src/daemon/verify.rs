@@ -114,7 +114,7 @@ pub fn verify_stage(layout: &Layout, git: &Git, run: &Run, stage: &Stage) -> Res
         commit: submitted.clone(),
         tree,
     };
-    let kept = Bundle::new(claim, results.clone(), &operator).keep(&place)?;
+    let kept = Bundle::new(claim, results.clone(), &operator).keep(&place.evidence, place.work)?;
     Ok(Verified { commit: submitted, bundle: layout.work.join(kept.path), checks: results })
 }
 

@@ -25,7 +25,7 @@ impl Git {
     /// What `refs/loom/journal` says. Read in this process, and as a file where it is one of
     /// Loom's own making: every status asks.
     pub fn anchored(&self) -> Result<Anchored, GitError> {
-        if let Some(anchor) = self.anchored_quickly() {
+        if let Some((_, anchor)) = self.anchored_quickly() {
             return Ok(Anchored::At(anchor));
         }
         let packed = fs_err::read_to_string(self.common.join("packed-refs")).unwrap_or_default();
@@ -38,7 +38,7 @@ impl Git {
         Ok(self.anchor_blob()?.map_or(Anchored::Nothing, |(_, anchored)| anchored))
     }
 
-    fn anchored_quickly(&self) -> Option<Anchor> {
+    fn anchored_quickly(&self) -> Option<(Oid, Anchor)> {
         let id = fs_err::read_to_string(self.common.join(ANCHOR)).ok()?;
         let id = Oid::new(id.trim_end()).ok()?;
         let (folder, file) = id.as_str().split_at(2);
@@ -49,7 +49,9 @@ impl Git {
         // What is not written as this version writes it is left to git.
         let at = bytes.windows(TITLE.len()).position(|part| part == TITLE.as_bytes())?;
         let content = bytes.get(at..bytes.len().checked_sub(4)?)?;
-        (loose(content) == bytes).then(|| Anchor::parse(std::str::from_utf8(content).ok()?)).flatten()
+        let anchor = Anchor::parse(std::str::from_utf8(content).ok()?)?;
+        let is_its_name = git2::Oid::hash_object(git2::ObjectType::Blob, content).ok()?.to_string() == id.as_str();
+        (is_its_name && loose(content) == bytes).then_some((id, anchor))
     }
 
     fn anchor_blob(&self) -> Result<Option<(Oid, Anchored)>, GitError> {
@@ -71,7 +73,7 @@ impl Git {
     /// When the ref names a later record than `head`: then this is not the journal it belongs to.
     pub fn anchor(&self, head: &Anchor) -> Result<(), GitError> {
         match self.anchor_instruction(head)? {
-            Some(instruction) => self.ref_transaction(&instruction, &[ANCHOR]),
+            Some(instruction) => self.ref_transaction(|| Ok(instruction), &[ANCHOR]),
             None => Ok(()),
         }
     }
@@ -81,11 +83,12 @@ impl Git {
     /// # Errors
     /// When either is not where it was: then nothing has changed.
     pub fn land(&self, name: &str, tip: &Oid, landing: &Oid, head: Option<&Anchor>) -> Result<(), GitError> {
-        let mut instructions = format!("update {name} {landing} {tip}\n");
-        if let Some(head) = head {
-            instructions.extend(self.anchor_instruction(head)?);
-        }
-        self.ref_transaction(&instructions, &[name, ANCHOR])
+        // Made while git starts.
+        let instructions = || {
+            let anchor = head.map(|head| self.anchor_instruction(head)).transpose()?.flatten();
+            Ok(format!("update {name} {landing} {tip}\n{}", anchor.unwrap_or_default()))
+        };
+        self.ref_transaction(instructions, &[name, ANCHOR])
     }
 
     /// Puts the anchor aside as `refs/loom/journal-lost/<n>`, so that a new journal can begin.
@@ -96,13 +99,18 @@ impl Git {
         let name = (1..).map(|n| format!("refs/loom/journal-lost/{n}")).find(|name| repo.find_reference(name).is_err());
         let name = name.unwrap_or_default();
         let zero = "0".repeat(blob.as_str().len());
-        self.ref_transaction(&format!("update {name} {blob} {zero}\ndelete {ANCHOR} {blob}\n"), &[&name])?;
+        let instructions = format!("update {name} {blob} {zero}\ndelete {ANCHOR} {blob}\n");
+        self.ref_transaction(|| Ok(instructions), &[&name])?;
         Ok(Some(name))
     }
 
     /// The `update-ref` instruction that moves the anchor to `head`; none when it is there.
     fn anchor_instruction(&self, head: &Anchor) -> Result<Option<String>, GitError> {
-        let old = match self.anchor_blob()? {
+        let now = match self.anchored_quickly() {
+            Some((blob, anchor)) => Some((blob, Anchored::At(anchor))),
+            None => self.anchor_blob()?,
+        };
+        let old = match now {
             Some((_, Anchored::At(there))) if there == *head => return Ok(None),
             Some((_, Anchored::At(there))) if there.seq >= head.seq => {
                 return Err(GitError::Io(std::io::Error::other(format!(
@@ -125,10 +133,8 @@ fn write_blob(objects: &Path, content: &[u8]) -> Result<Oid, GitError> {
     let (folder, file) = id.split_at(2);
     let folder = objects.join(folder);
     if !folder.join(file).exists() {
-        if !folder.is_dir() {
-            fs_err::create_dir_all(&folder)?;
-            sync_dir(objects)?;
-        }
+        let is_new = !folder.is_dir();
+        fs_err::create_dir_all(&folder)?;
         use std::os::unix::fs::PermissionsExt;
         // A name that git's own cleaning knows, should this be cut off.
         let mut builder = tempfile::Builder::new();
@@ -138,6 +144,10 @@ fn write_blob(objects: &Path, content: &[u8]) -> Result<Oid, GitError> {
         temp.as_file().sync_all()?;
         temp.persist(folder.join(file)).map_err(|error| error.error)?;
         sync_dir(&folder)?;
+        if is_new {
+            // Its name is in the commit that was just made: asked before, this would make one of its own.
+            sync_dir(objects)?;
+        }
     }
     Oid::new(id.clone()).map_err(|_| GitError::Unexpected { args: "hash-object".to_owned(), output: id })
 }

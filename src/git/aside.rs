@@ -108,7 +108,7 @@ impl Git {
         let branch = stage_branch(stage);
         let Some(tip) = self.tip(&format!("refs/heads/{branch}"))? else { return Ok(None) };
         let rescued = self.rescue_branch(stage, &branch)?;
-        self.ref_transaction(&format!("delete refs/heads/{branch} {tip}\n"), &["refs/heads/loom"])?;
+        self.ref_transaction(|| Ok(format!("delete refs/heads/{branch} {tip}\n")), &["refs/heads/loom"])?;
         Ok(rescued)
     }
 
@@ -159,7 +159,7 @@ impl Git {
             self.settle_ref(&format!("refs/loom/done/{plan}"))?;
             self.settle_ref("refs/heads/loom")?;
         } else {
-            self.ref_transaction(&instructions, &["refs/loom/done", "refs/heads/loom"])?;
+            self.ref_transaction(|| Ok(instructions), &["refs/loom/done", "refs/heads/loom"])?;
         }
         Ok(rescued)
     }

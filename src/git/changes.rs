@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{Git, GitError};
+use super::{Git, GitError, Reader};
 use crate::model::ids::Oid;
 use crate::model::judge::{Change, Side};
 
@@ -18,16 +18,38 @@ pub struct Changes {
     pub list: Vec<Change>,
 }
 
-impl Changes {
-    /// Looks at the content of everything that is new.
-    pub(super) fn verify(&self) -> Result<(), GitError> {
-        let new = self.list.iter().filter_map(|change| change.new.as_ref());
-        for side in new.filter(|side| side.mode != 0o160_000) {
+/// The tree of `from`, and what leads from it to `tree`.
+fn list(repo: &git2::Repository, from: &Oid, tree: &Oid) -> Result<(git2::Oid, Vec<Change>), GitError> {
+    let old = repo.find_commit(git2::Oid::from_str(from.as_str())?)?.tree()?;
+    let new = repo.find_tree(git2::Oid::from_str(tree.as_str())?)?;
+    let mut options = git2::DiffOptions::new();
+    options.include_typechange(true).ignore_submodules(false).skip_binary_check(true);
+    let diff = repo.diff_tree_to_tree(Some(&old), Some(&new), Some(&mut options))?;
+    let side =
+        |file: git2::DiffFile<'_>| file.exists().then(|| Side { mode: file.mode().into(), id: file.id().to_string() });
+    let change = |delta: git2::DiffDelta<'_>| {
+        let file = if delta.new_file().exists() { delta.new_file() } else { delta.old_file() };
+        let path = file.path_bytes().map(|path| String::from_utf8_lossy(path).into_owned());
+        Change { path: path.unwrap_or_default(), old: side(delta.old_file()), new: side(delta.new_file()) }
+    };
+    Ok((old.id(), diff.deltas().map(change).collect()))
+}
+
+impl Reader {
+    /// Looks at the content of everything that `tree` has and the commit `from` has not.
+    ///
+    /// # Errors
+    /// [`GitError::Forged`] when something is not what its name says.
+    pub fn verify_changes(&self, from: &Oid, tree: &Oid) -> Result<(), GitError> {
+        let (_, changes) = list(&self.repo, from, tree)?;
+        for side in changes.iter().filter_map(|change| change.new.as_ref()).filter(|side| side.mode != 0o160_000) {
             self.repo.find_blob(git2::Oid::from_str(&side.id)?)?;
         }
         Ok(())
     }
+}
 
+impl Changes {
     /// Mode and content of what stood at `path` before.
     pub fn before(&self, path: &str) -> Option<(u32, String)> {
         let entry = self.repo.find_tree(self.old).ok()?.get_path(Path::new(path)).ok()?;
@@ -77,23 +99,8 @@ impl Git {
 
     /// What leads from the tree of commit `from` to `tree`; renames are a deletion and a new file.
     pub fn changes(&self, from: &Oid, tree: &Oid) -> Result<Changes, GitError> {
-        let repo = self.repo()?;
-        let (old, list) = {
-            let old = repo.find_commit(git2::Oid::from_str(from.as_str())?)?.tree()?;
-            let new = repo.find_tree(git2::Oid::from_str(tree.as_str())?)?;
-            let mut options = git2::DiffOptions::new();
-            options.include_typechange(true).ignore_submodules(false).skip_binary_check(true);
-            let diff = repo.diff_tree_to_tree(Some(&old), Some(&new), Some(&mut options))?;
-            let side = |file: git2::DiffFile<'_>| {
-                file.exists().then(|| Side { mode: file.mode().into(), id: file.id().to_string() })
-            };
-            let change = |delta: git2::DiffDelta<'_>| {
-                let file = if delta.new_file().exists() { delta.new_file() } else { delta.old_file() };
-                let path = file.path_bytes().map(|path| String::from_utf8_lossy(path).into_owned());
-                Change { path: path.unwrap_or_default(), old: side(delta.old_file()), new: side(delta.new_file()) }
-            };
-            (old.id(), diff.deltas().map(change).collect())
-        };
+        let Reader { repo } = self.read()?;
+        let (old, list) = list(&repo, from, tree)?;
         Ok(Changes { repo, old, list })
     }
 

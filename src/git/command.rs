@@ -115,7 +115,19 @@ impl Git {
 /// Runs to the end, within the deadline, and returns standard output.
 pub(super) fn run(command: Command, input: Option<&[u8]>) -> Result<Vec<u8>, GitError> {
     let args = describe(&command);
-    let output = output(command, input)?;
+    succeeded(args, output(command, input)?)
+}
+
+/// As [`run`], with an input that is made while git starts. Where it cannot be made, git hears nothing.
+pub(super) fn run_told(
+    command: Command,
+    input: impl FnOnce() -> Result<String, GitError>,
+) -> Result<Vec<u8>, GitError> {
+    let args = describe(&command);
+    succeeded(args, output_told(command, Some(input))?)
+}
+
+fn succeeded(args: String, output: Output) -> Result<Vec<u8>, GitError> {
     if output.status.success() {
         return Ok(output.stdout);
     }
@@ -128,7 +140,14 @@ pub(super) fn run(command: Command, input: Option<&[u8]>) -> Result<Vec<u8>, Git
 }
 
 /// Runs to the end, within the deadline, whatever the exit status.
-pub(super) fn output(mut command: Command, input: Option<&[u8]>) -> Result<Output, GitError> {
+pub(super) fn output(command: Command, input: Option<&[u8]>) -> Result<Output, GitError> {
+    output_told(command, input.map(|input| move || Ok(input)))
+}
+
+fn output_told<T: AsRef<[u8]>>(
+    mut command: Command,
+    input: Option<impl FnOnce() -> Result<T, GitError>>,
+) -> Result<Output, GitError> {
     let args = describe(&command);
     let spawn_error = |source| GitError::Spawn { args: args.clone(), source };
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -136,9 +155,10 @@ pub(super) fn output(mut command: Command, input: Option<&[u8]>) -> Result<Outpu
         command.stdin(Stdio::piped());
     }
     let mut child = command.spawn().map_err(spawn_error)?;
+    let mut told = Ok(());
     if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
         // A git that ends early closes the pipe; its exit status says why.
-        let _ = stdin.write_all(input);
+        told = input().map(|input| drop(stdin.write_all(input.as_ref())));
     }
     let said = listen(&mut child, Instant::now() + GIT_TIMEOUT);
     if !matches!(said, Ok(Some(_))) {
@@ -146,6 +166,7 @@ pub(super) fn output(mut command: Command, input: Option<&[u8]>) -> Result<Outpu
         let _ = child.kill();
     }
     let status = child.wait().map_err(spawn_error)?;
+    told?;
     match said.map_err(spawn_error)? {
         Some([stdout, stderr]) => Ok(Output { status, stdout, stderr }),
         None => Err(GitError::TimedOut { args }),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Git, GitError, Own};
+use super::{GitError, Own};
 use crate::model::ids::Oid;
 
 /// Paths with the ids of their content.
@@ -64,16 +64,5 @@ impl Own {
             repo.find_blob(*id)?;
         }
         Ok(())
-    }
-}
-
-impl Git {
-    /// Looks at the content of everything that `tree` has and the commit `from` has not.
-    ///
-    /// # Errors
-    /// [`GitError::Forged`] when something is not what its name says.
-    pub fn verify_changes(&self, from: &Oid, tree: &Oid) -> Result<(), GitError> {
-        let changes = self.changes(from, tree)?;
-        changes.verify()
     }
 }

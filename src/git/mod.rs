@@ -37,7 +37,7 @@ pub use follow::Followed;
 pub use genuine::Listing;
 pub use orphans::wait_for_commands_of;
 pub use own::{Commit, Merged, Own};
-pub use refs::{Refs, tracked_files};
+pub use refs::{Reader, Refs, tracked_files};
 pub use rescue::Rescue;
 pub use worktree::WorktreeStatus;
 

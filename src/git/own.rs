@@ -118,6 +118,11 @@ impl Own {
         command
     }
 
+    /// Whether a [merge](Own::merge) leaves its first commit in the proof checkout.
+    pub fn merges_in_the_checkout(&self) -> bool {
+        !self.has_attr_source
+    }
+
     /// Merges `commit` into `tip` by the attributes of `tip`, with built-in drivers only.
     pub fn merge(&self, tip: &Oid, commit: &Oid) -> Result<Merged, GitError> {
         let merge = ["merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", tip.as_str(), commit.as_str()];
@@ -179,7 +184,8 @@ impl Own {
     pub fn check_out(&self, tree: &Oid) -> Result<(), GitError> {
         fs_err::create_dir_all(&self.proof)?;
         fail::point(Point::BeforeCheckout)?;
-        run(self.in_proof(&["read-tree", "--reset", "-u", tree.as_str()]), None)?;
+        // Not synced: what a power cut leaves of it is not what was recorded, and is made anew.
+        run(self.in_proof(&["-c", "core.fsync=none", "read-tree", "--reset", "-u", tree.as_str()]), None)?;
         if self.has_untracked() {
             run(self.in_proof(&["clean", "-ffdq"]), None)?;
         }
@@ -221,7 +227,8 @@ impl Own {
     pub fn put_back(&self, tree: &Oid) -> Result<Vec<String>, GitError> {
         use git2::Status;
         let changed = self.paths(Status::WT_MODIFIED | Status::WT_DELETED | Status::WT_TYPECHANGE);
-        run(self.in_proof(&["read-tree", "--reset", "-u", tree.as_str()]), None)?;
+        // Not synced: what a power cut leaves of it is not what was recorded, and is made anew.
+        run(self.in_proof(&["-c", "core.fsync=none", "read-tree", "--reset", "-u", tree.as_str()]), None)?;
         let changed = changed?;
         self.verify_files(&changed)?;
         Ok(changed)
@@ -276,15 +283,4 @@ fn is_whole(dir: &Path) -> bool {
     ["HEAD", "config", "objects/info/alternates"]
         .iter()
         .all(|name| fs_err::read(dir.join(name)).is_ok_and(|bytes| bytes.first().is_some_and(|first| *first != 0)))
-}
-
-impl Git {
-    /// The user's name and email, else Loom's own.
-    pub fn identity(&self) -> (String, String) {
-        let read = || -> Option<(String, String)> {
-            let config = self.repo().ok()?.config().ok()?.snapshot().ok()?;
-            Some((config.get_str("user.name").ok()?.to_owned(), config.get_str("user.email").ok()?.to_owned()))
-        };
-        read().unwrap_or_else(|| ("Loom".to_owned(), "loom@localhost".to_owned()))
-    }
 }

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::Path;
 
-use super::command::line;
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
 use crate::base::fs::sync_dir;
@@ -32,6 +31,44 @@ impl Refs {
     /// for long holds no pack. None also when it cannot be read.
     pub fn target(&self, name: &str) -> Option<Oid> {
         Some(oid(self.repo.find_reference(name).ok()?.resolve().ok()?.target()?))
+    }
+}
+
+/// The repository, opened for a few questions one after the other. Not for long, and not while others
+/// are at work: as long as it is open, a pack that somebody replaces is the old one.
+pub struct Reader {
+    pub(super) repo: git2::Repository,
+}
+
+impl Reader {
+    /// Whether `old` is `new` or one of its ancestors. Unknown commits are nobody's ancestors.
+    pub fn is_ancestor(&self, old: &Oid, new: &Oid) -> Result<bool, GitError> {
+        if old == new {
+            return Ok(true);
+        }
+        let (old, new) = (git2::Oid::from_str(old.as_str())?, git2::Oid::from_str(new.as_str())?);
+        if self.repo.find_commit(old).is_err() {
+            return Ok(false);
+        }
+        Ok(self.repo.graph_descendant_of(new, old)?)
+    }
+
+    pub fn tree_of(&self, commit: &Oid) -> Result<Oid, GitError> {
+        Ok(oid(self.repo.find_commit(git2::Oid::from_str(commit.as_str())?)?.tree_id()))
+    }
+
+    /// When `commit` was committed, in seconds since the epoch.
+    pub fn time_of(&self, commit: &Oid) -> Result<i64, GitError> {
+        Ok(self.repo.find_commit(git2::Oid::from_str(commit.as_str())?)?.time().seconds())
+    }
+
+    /// Name and email of whoever commits here, or Loom's own where git knows none.
+    pub fn identity(&self) -> (String, String) {
+        let read = || -> Option<(String, String)> {
+            let config = self.repo.config().ok()?.snapshot().ok()?;
+            Some((config.get_str("user.name").ok()?.to_owned(), config.get_str("user.email").ok()?.to_owned()))
+        };
+        read().unwrap_or_else(|| ("Loom".to_owned(), "loom@localhost".to_owned()))
     }
 }
 
@@ -76,17 +113,14 @@ impl Git {
         Ok(Refs { repo: self.repo()? })
     }
 
-    /// Whether `old` is `new` or one of its ancestors. Unknown commits are nobody's ancestors.
+    /// The repository, opened for more than one question.
+    pub fn read(&self) -> Result<Reader, GitError> {
+        Ok(Reader { repo: self.repo()? })
+    }
+
+    /// See [`Reader::is_ancestor`].
     pub fn is_ancestor(&self, old: &Oid, new: &Oid) -> Result<bool, GitError> {
-        if old == new {
-            return Ok(true);
-        }
-        let repo = self.repo()?;
-        let (old, new) = (git2::Oid::from_str(old.as_str())?, git2::Oid::from_str(new.as_str())?);
-        if repo.find_commit(old).is_err() {
-            return Ok(false);
-        }
-        Ok(repo.graph_descendant_of(new, old)?)
+        if old == new { Ok(true) } else { self.read()?.is_ancestor(old, new) }
     }
 
     /// The project around `dir`, and the commit that is checked out there.
@@ -101,14 +135,7 @@ impl Git {
     }
 
     pub fn tree_of(&self, commit: &Oid) -> Result<Oid, GitError> {
-        let repo = self.repo()?;
-        Ok(oid(repo.find_commit(git2::Oid::from_str(commit.as_str())?)?.tree_id()))
-    }
-
-    /// When `commit` was committed, in seconds since the epoch.
-    pub fn time_of(&self, commit: &Oid) -> Result<i64, GitError> {
-        let repo = self.repo()?;
-        Ok(repo.find_commit(git2::Oid::from_str(commit.as_str())?)?.time().seconds())
+        self.read()?.tree_of(commit)
     }
 
     /// Full names of all refs below `prefix`, with their commits, sorted.
@@ -154,10 +181,14 @@ impl Git {
     }
 
     /// Applies `update-ref --stdin` instructions in one transaction. Durable below `folders`.
-    pub(super) fn ref_transaction(&self, instructions: &str, folders: &[&str]) -> Result<(), GitError> {
+    pub(super) fn ref_transaction(
+        &self,
+        instructions: impl FnOnce() -> Result<String, GitError>,
+        folders: &[&str],
+    ) -> Result<(), GitError> {
         let command = self.in_dir(&self.project, &["update-ref", "-m", "loom", "--no-deref", "--stdin"]);
         fail::point(Point::BeforeRefTransaction)?;
-        line(super::command::run(command, Some(instructions.as_bytes()))?);
+        super::command::run_told(command, instructions)?;
         fail::point(Point::AfterRefTransaction)?;
         fail::point(Point::RefNotSynced)?;
         self.sync_folders(folders)

@@ -226,7 +226,7 @@ impl Git {
         for parent in parents {
             commit.args(["-p", parent.as_str()]);
         }
-        let (name, email) = self.identity();
+        let (name, email) = self.read()?.identity();
         for role in ["AUTHOR", "COMMITTER"] {
             commit.env(format!("GIT_{role}_NAME"), &name).env(format!("GIT_{role}_EMAIL"), &email);
         }
@@ -272,7 +272,7 @@ impl Git {
     pub fn rescues(&self) -> Result<Vec<Rescue>, GitError> {
         let mut rescues = BTreeMap::new();
         for (name, commit) in self.refs_below("refs/loom/rescue/")? {
-            let (summary, time) = (self.summary(&commit)?, self.time_of(&commit)?);
+            let (summary, time) = (self.summary(&commit)?, self.read()?.time_of(&commit)?);
             let (stage, n) = name.rsplit_once('/').unwrap_or((&name, ""));
             let place = (stage.to_owned(), n.parse::<u32>().unwrap_or(0));
             rescues.insert(place, Rescue { name, commit, summary, time });

@@ -341,10 +341,7 @@ impl Run {
         let mut again: Vec<StageId> =
             if all_differently { self.newest_landing().into_iter().collect() } else { Vec::new() };
         self.stages.retain(|id, _| plan.stage(id).is_some());
-        self.queue.retain(|entry| match entry {
-            Entry::Stage { stage } | Entry::Again { stage } => plan.stage(stage).is_some(),
-            Entry::Base => true,
-        });
+        self.queue.retain(|entry| entry.stage().is_none_or(|stage| plan.stage(stage).is_some()));
         for spec in &plan.stages {
             let Some(stage) = self.stages.get_mut(&spec.id) else {
                 let mut stage = Stage::new(spec.clone());

@@ -472,6 +472,16 @@ pub enum Entry {
     Base,
 }
 
+impl Entry {
+    /// Whose work it is; none: the user's own.
+    pub fn stage(&self) -> Option<&StageId> {
+        match self {
+            Entry::Stage { stage } | Entry::Again { stage } => Some(stage),
+            Entry::Base => None,
+        }
+    }
+}
+
 /// What Loom found in a worktree at submission.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Inspection {

@@ -23,6 +23,21 @@ fn a_setup_runs_again_where_what_it_made_is_gone() {
 }
 
 #[test]
+fn a_question_about_path_costs_no_setup() {
+    let mut env = Env::new();
+    env.program("tool", "exit 0");
+    let made = yaml("setup", &["echo ready > ignored.dep", "echo \"set up $LOOM_STAGE\" >> @OUT@/said"]);
+    let with = |id: &str| stage(id).check("test -s a.txt && test -s ignored.dep").with(&made);
+    let adds = format!("printf '#!/bin/sh\\n' > {0}/other; chmod +x {0}/other", env.path().join("bin").display());
+    env.load(&plan(&[with("a"), with("b").after(&["a"]).first(&adds)]));
+    env.run().ends(5).has("programs on PATH");
+    env.loom(&["stage", "approve", "g1"]).ok();
+    env.finish();
+    assert_eq!(env.state(), "a merged, b merged");
+    assert_eq!(env.said("said"), "set up a\nset up _proof\nset up b\n", "{}", env.daemon_log());
+}
+
+#[test]
 fn looking_at_a_stage_by_hand_runs_its_setup_on_the_base_too() {
     let env = Env::new();
     let made = yaml("setup", &["cp README.md ignored.tool"]);
