@@ -101,7 +101,7 @@ impl Sim {
         };
         sim.ask(Request::LoadPlan {
             plan: Box::new(plan),
-            source: PlanSource { path: "plan.md".to_owned(), sha256: "0".to_owned(), ignored_fields: Vec::new() },
+            source: PlanSource { path: "plan.md".to_owned(), sha256: "0".to_owned() },
             ground: Ground {
                 base_branch: "main".to_owned(),
                 base_commit: oid(1),

@@ -389,9 +389,6 @@ pub struct PlanSource {
     pub path: String,
     /// SHA-256 of the file as loaded.
     pub sha256: String,
-    /// Fields that a person chose to ignore.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ignored_fields: Vec<String>,
 }
 
 /// The repository at the time a plan is loaded.

@@ -198,7 +198,7 @@ mod tests {
             let mut told = Told(crate::kernel::World::default());
             told.fact(Fact::PlanLoaded {
                 plan: Box::new(plan),
-                source: PlanSource { path: "p.md".to_owned(), sha256: "0".to_owned(), ignored_fields: Vec::new() },
+                source: PlanSource { path: "p.md".to_owned(), sha256: "0".to_owned() },
                 ground: Ground {
                     base_branch: "main".to_owned(),
                     base_commit: oid(),

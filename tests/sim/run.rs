@@ -186,7 +186,7 @@ impl Sim {
                 nonce: self.plans.to_string(),
             };
             let sha256 = self.plans.to_string();
-            let source = PlanSource { path: "plan.md".to_owned(), sha256, ignored_fields: Vec::new() };
+            let source = PlanSource { path: "plan.md".to_owned(), sha256 };
             Request::LoadPlan { plan: Box::new(plan), source, ground, clean: self.plans > 1 }
         };
         self.operator(request);

@@ -52,7 +52,7 @@ pub fn apply(place: &Place, args: &PlanApply) -> Result<u8, Failure> {
     show(&amendment(run, &plan, &args.restart));
     let path = args.plan.canonicalize()?;
     let path = path.strip_prefix(&place.layout.project).unwrap_or(&path);
-    let source = PlanSource { path: path.display().to_string(), sha256: sha256(&source), ignored_fields: Vec::new() };
+    let source = PlanSource { path: path.display().to_string(), sha256: sha256(&source) };
     place.ask(Request::ApplyPlan { plan: Box::new(plan), source, restart: args.restart.clone() })
 }
 

@@ -34,7 +34,7 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
     let path = path.strip_prefix(&place.layout.project).unwrap_or(&path);
     let notices = notices(&plan);
     let request = Request::LoadPlan {
-        source: PlanSource { path: path.display().to_string(), sha256, ignored_fields: Vec::new() },
+        source: PlanSource { path: path.display().to_string(), sha256 },
         ground: ground.clone(),
         clean: args.clean,
         plan: Box::new(plan),

@@ -12,7 +12,7 @@ pub(super) fn new_plan(restart: &[&str]) -> Request {
     plan.acceptance = vec![Check::command("make all")];
     Request::ApplyPlan {
         plan: Box::new(plan),
-        source: PlanSource { path: "plan.md".to_owned(), sha256: "1".to_owned(), ignored_fields: Vec::new() },
+        source: PlanSource { path: "plan.md".to_owned(), sha256: "1".to_owned() },
         restart: restart.iter().map(|name| id(name)).collect(),
     }
 }
@@ -55,7 +55,7 @@ fn changed(sim: &Sim, change: impl FnOnce(&mut Plan)) -> Plan {
 }
 
 fn request(plan: Plan, restart: &[&str]) -> Request {
-    let source = PlanSource { path: "plan.md".to_owned(), sha256: "1".to_owned(), ignored_fields: Vec::new() };
+    let source = PlanSource { path: "plan.md".to_owned(), sha256: "1".to_owned() };
     Request::ApplyPlan { plan: Box::new(plan), source, restart: restart.iter().map(|name| id(name)).collect() }
 }
 
