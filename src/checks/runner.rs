@@ -178,15 +178,23 @@ pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Carried> {
     // Held open until all is over: its end tells the runner that nobody waits any more.
     let stdin = runner.stdin.take().ok_or_else(gone)?;
     let told = serde_json::to_string(order)?;
-    let tied = lifeline.tie(runner.id(), stdin, &told);
-    let is_stopped = until_it_ends_or_stops(&runner);
-    if !matches!(is_stopped, Ok(false)) {
-        // It runs no check any further, and holds up all the others.
-        tree::end_stopped(runner.id(), Instant::now() + KILL_GRACE);
-    }
-    lifeline.let_go(runner.id());
+    let (id, started) = (runner.id(), pid(&runner)?);
+    let (tied, is_stopped) = std::thread::scope(|scope| {
+        // A large order is taken only as fast as the runner reads, and it may stop before that.
+        let tied = scope.spawn(|| lifeline.tie(id, stdin, &told));
+        let is_stopped = until_it_ends_or_stops(started);
+        if !matches!(is_stopped, Ok(false)) {
+            // It runs no check any further, and holds up all the others. First what came from it: the
+            // other way round, that would be nobody's.
+            tree::end_below(id, Instant::now() + KILL_GRACE);
+            // It was not waited for: this is still its own number.
+            let _ = runner.kill();
+        }
+        (tied.join(), is_stopped)
+    });
+    lifeline.let_go(id);
     runner.wait()?;
-    tied?;
+    tied.map_err(|_| gone())??;
     if is_stopped? {
         return Err(io::Error::other("what runs the checks was stopped by a signal, and was ended for it"));
     }
@@ -200,10 +208,10 @@ pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Carried> {
 }
 
 /// Waits for the runner. True: it is there, and a signal made it stand still.
-fn until_it_ends_or_stops(runner: &Child) -> io::Result<bool> {
+fn until_it_ends_or_stops(runner: Pid) -> io::Result<bool> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
     loop {
-        match rustix::process::waitid(WaitId::Pid(pid(runner)?), options) {
+        match rustix::process::waitid(WaitId::Pid(runner), options) {
             Ok(status) => return Ok(status.is_some_and(|status| status.stopped())),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),

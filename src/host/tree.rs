@@ -67,17 +67,18 @@ pub fn signal_all(pids: &[u32], signal: Signal) {
     }
 }
 
-/// Ends `root`, which stands still, behind everything that came from it: the other way round, what
-/// is left would be nobody's. Gives up on what hangs in the kernel at `deadline`.
-pub fn end_stopped(root: u32, deadline: Instant) {
-    loop {
+/// Ends everything that came from `root`, and holds `root` still meanwhile, so that nothing new comes.
+/// Gives up on what hangs in the kernel at `deadline`.
+pub fn end_below(root: u32, deadline: Instant) {
+    let mut empty = 0;
+    // One that moves while it is looked for is missed, once.
+    while empty < 2 && Instant::now() < deadline {
+        signal_all(&[root], Signal::STOP);
         let left = descendants(root);
-        if left.is_empty() || Instant::now() >= deadline {
-            break signal_all(&[root], Signal::KILL);
-        }
         let known: Vec<_> = left.iter().filter_map(|pid| Some((*pid, process::stat(*pid)?.start_ticks))).collect();
         signal_all(&left, Signal::KILL);
         known.iter().for_each(|(pid, start_ticks)| wait_gone(*pid, *start_ticks, deadline));
+        empty = if left.is_empty() { empty + 1 } else { 0 };
     }
 }
 
