@@ -165,6 +165,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_merge_by_an_older_git_is_not_taken_for_what_was_checked_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (project, cache) = (dir.path().join("project"), dir.path().join("cache"));
+        fs_err::create_dir_all(&project).unwrap();
+        let git = |args: &[&str]| {
+            let who = ["-c", "user.name=n", "-c", "user.email=e@e", "-c", "commit.gpgsign=false"];
+            let output =
+                crate::base::process::command("git").current_dir(&project).args(who).args(args).output().unwrap();
+            assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+            Oid::new(String::from_utf8_lossy(&output.stdout).trim()).ok()
+        };
+        git(&["init", "-q", "-b", "main"]);
+        let mut commits = Vec::new();
+        for text in ["tip", "work"] {
+            fs_err::write(project.join("file"), text).unwrap();
+            git(&["add", "-A"]);
+            git(&["commit", "-q", "-m", text]);
+            commits.push(git(&["rev-parse", "HEAD"]).unwrap());
+        }
+        let work = git(&["rev-parse", "HEAD^{tree}"]).unwrap();
+        let own = Own::open(&Git::find(&project).unwrap(), &cache).unwrap().with_an_older_git();
+        let mut inside = Inside::default();
+        inside.check_out(&own, &work).unwrap();
+        assert_eq!(inside.merge(&own, &commits[0], &commits[1]).unwrap(), Merged::Clean { tree: work.clone() });
+        inside.check_out(&own, &work).unwrap();
+        assert_eq!(fs_err::read_to_string(own.proof.join("file")).unwrap(), "work");
+    }
+
+    #[test]
     fn a_proof_goes_first() {
         let checkout = Checkout::default();
         let (a, b) = (StageId::new("a").unwrap(), StageId::new("b").unwrap());

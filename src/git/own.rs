@@ -118,6 +118,12 @@ impl Own {
         command
     }
 
+    /// As with a git older than 2.41.
+    #[cfg(test)]
+    pub fn with_an_older_git(self) -> Own {
+        Own { has_attr_source: false, ..self }
+    }
+
     /// Whether a [merge](Own::merge) leaves its first commit in the proof checkout.
     pub fn merges_in_the_checkout(&self) -> bool {
         !self.has_attr_source
