@@ -70,8 +70,8 @@ fn until_killed(at: At, gate: &str) -> Vec<Turn> {
             [done(), vec![unattended, Turn::Hang]].concat()
         }
         At::TheHandoff => {
-            let handoff = format!("loom handoff --status 'half' --next 'the rest'; read go < {gate}");
-            vec![Turn::bash(&handoff).tokens(140_000)]
+            // Of its own accord: where its context is full, Loom ends the session itself.
+            vec![Turn::bash(&format!("loom handoff --status 'half' --next 'the rest'; read go < {gate}"))]
         }
     };
     [begun, rest].concat()
