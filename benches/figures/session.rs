@@ -153,8 +153,10 @@ fn first_paint(command: Command) -> Outcome<f64> {
 pub(crate) fn flood(_: &Tools) -> Outcome<Vec<Row>> {
     const PRINTED: u64 = 1 << 30;
     const ALONE: u64 = PRINTED / 8;
-    let (alone, _) = print(ALONE, false)?;
+    // Before and after: a machine is not as fast in one minute as in the next.
+    let (before, _) = print(ALONE, false)?;
     let (watched, peak) = print(PRINTED, true)?;
+    let (after, _) = print(ALONE, false)?;
     let per_gib = |seconds: f64, bytes: u64| seconds * PRINTED as f64 / bytes as f64;
     Ok(vec![
         Row::new("memory of a host after 1 GiB of output (peak)", "MiB", peak, None, &Target::AtMost(16.0)),
@@ -162,7 +164,7 @@ pub(crate) fn flood(_: &Tools) -> Outcome<Vec<Row>> {
             "1 GiB of output, a viewer that is stuck",
             "s",
             per_gib(watched, PRINTED),
-            Some(per_gib(alone, ALONE)),
+            Some(per_gib(before + after, 2 * ALONE)),
             &Target::Ratio(1.3),
         ),
     ])

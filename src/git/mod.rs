@@ -1,6 +1,8 @@
 //! Git. Reads of refs and ancestry happen in this process (git2); whatever
 //! writes goes through the git CLI by the one spawner in `command.rs`, so that
-//! filters, sparse checkouts and worktrees behave as users expect.
+//! filters, sparse checkouts and worktrees behave as users expect. What is only
+//! made durable is written here: the anchor's blob, and the pack of a small
+//! submission.
 //!
 //! Three kinds of commands, by whose configuration they see:
 //! - in the user's repository, hooks off, by a fingerprinted configuration;
