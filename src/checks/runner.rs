@@ -193,7 +193,9 @@ pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Carried> {
         (tied.join(), is_stopped)
     });
     lifeline.let_go(id);
-    runner.wait()?;
+    if runner.wait()?.signal().is_some() {
+        end_orphans(order);
+    }
     tied.map_err(|_| gone())??;
     if is_stopped? {
         return Err(io::Error::other("what runs the checks was stopped by a signal, and was ended for it"));
@@ -205,6 +207,15 @@ pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Carried> {
         || (order.stops && results.last().is_some_and(|last| !last.passed))
         || (carried.touched && !results.is_empty());
     if is_whole { Ok(carried) } else { Err(gone()) }
+}
+
+/// Ends what a runner that was killed has left in the proof checkout. Nobody else has that home.
+fn end_orphans(order: &Order) {
+    let home = order.environment.iter().find(|(name, _)| name == "HOME").map(|(_, home)| home);
+    let Some(home) = home.filter(|_| order.watched.is_some()) else { return };
+    let left = || tree::started_with(|value| value("HOME").as_ref() == Some(home));
+    let ended = tree::kill_all(Instant::now() + KILL_GRACE, left);
+    tracing::warn!("what ran the checks was killed; ended with it: {}", ended.join(", "));
 }
 
 /// Waits for the runner. True: it is there, and a signal made it stand still.

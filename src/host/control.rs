@@ -181,48 +181,20 @@ pub fn end(dir: &Path, grace: Duration) -> io::Result<()> {
 pub fn kill_survivors(dir: &Path, project: &Path, session: &str) -> Vec<String> {
     let record = read_record(&HostFolder::new(dir)).ok();
     let group = record.and_then(|record| cgroup::of(&record.host, record.cgroup));
-    let mut killed = Vec::new();
-    // What forks while it is killed is found by the next pass; a pass that finds nobody new is the last.
-    let mut seen = std::collections::BTreeSet::new();
-    loop {
-        let before = seen.len();
-        let mut left = processes_of(project, session);
+    let killed = tree::kill_all(Instant::now() + KILL_GRACE, || {
         let members = group.as_deref().map(cgroup::members).unwrap_or_default();
-        left.extend(members.into_iter().filter_map(living));
-        for (pid, start_ticks) in left {
-            let name = format!("{} ({pid})", tree::name(pid));
-            if tree::signal_exactly(pid, start_ticks, Signal::KILL) && seen.insert((pid, start_ticks)) {
-                killed.push(name);
-            }
-        }
+        let mut left = processes_of(project, session);
+        left.extend(members.into_iter().filter_map(tree::living));
         group.iter().for_each(|group| cgroup::kill(group));
-        if seen.len() == before {
-            let deadline = Instant::now() + KILL_GRACE;
-            seen.iter().for_each(|(pid, start_ticks)| tree::wait_gone(*pid, *start_ticks, deadline));
-            group.iter().for_each(|group| cgroup::remove(group));
-            killed.sort();
-            return killed;
-        }
-    }
-}
-
-/// A living process, and when it started.
-fn living(pid: u32) -> Option<(u32, u64)> {
-    process::stat(pid).filter(|stat| !stat.is_zombie).map(|stat| (pid, stat.start_ticks))
+        left
+    });
+    group.iter().for_each(|group| cgroup::remove(group));
+    killed
 }
 
 fn processes_of(project: &Path, session: &str) -> Vec<(u32, u64)> {
-    let Ok(entries) = fs_err::read_dir("/proc") else { return Vec::new() };
-    let me = std::process::id();
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != me)
-        .filter_map(|pid| {
-            // Read first: the environment is then that of the process with this start, or of none.
-            let found = living(pid)?;
-            let named = process::environ_value(pid, "LOOM_SESSION").ok()??;
-            let place = process::environ_value(pid, "LOOM_PROJECT").ok()??;
-            let is_it = named == session && Path::new(&place) == project;
-            (is_it && process::user_id(pid) == process::user_id(me)).then_some(found)
-        })
-        .collect()
+    tree::started_with(|value| {
+        value("LOOM_SESSION").as_deref() == Some(session)
+            && value("LOOM_PROJECT").is_some_and(|at| Path::new(&at) == project)
+    })
 }

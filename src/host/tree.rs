@@ -82,6 +82,47 @@ pub fn end_below(root: u32, deadline: Instant) {
     }
 }
 
+/// A living process, and when it started.
+pub fn living(pid: u32) -> Option<(u32, u64)> {
+    process::stat(pid).filter(|stat| !stat.is_zombie).map(|stat| (pid, stat.start_ticks))
+}
+
+/// Living processes of this user, but this one, by the environment that each was started with.
+pub fn started_with(is_it: impl Fn(&dyn Fn(&str) -> Option<String>) -> bool) -> Vec<(u32, u64)> {
+    let Ok(entries) = fs_err::read_dir("/proc") else { return Vec::new() };
+    let me = std::process::id();
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != me)
+        .filter_map(|pid| {
+            // Read first: the environment is then that of the process with this start, or of none.
+            let found = living(pid)?;
+            let is_it = is_it(&|name| process::environ_value(pid, name).ok()?);
+            (is_it && process::user_id(pid) == process::user_id(me)).then_some(found)
+        })
+        .collect()
+}
+
+/// Kills what is found until a look finds nobody new, and waits until all of it is gone, or hangs in
+/// the kernel at `deadline`. Returns names with pids.
+pub fn kill_all(deadline: Instant, find: impl Fn() -> Vec<(u32, u64)>) -> Vec<String> {
+    let (mut seen, mut killed) = (BTreeSet::new(), Vec::new());
+    // What forks while it is killed is found by the next look.
+    loop {
+        let before = seen.len();
+        for (pid, start_ticks) in find() {
+            let name = format!("{} ({pid})", name(pid));
+            if signal_exactly(pid, start_ticks, Signal::KILL) && seen.insert((pid, start_ticks)) {
+                killed.push(name);
+            }
+        }
+        if seen.len() == before {
+            seen.iter().for_each(|(pid, start_ticks)| wait_gone(*pid, *start_ticks, deadline));
+            killed.sort();
+            return killed;
+        }
+    }
+}
+
 /// Reaps dead children of this process except `agent`, whose status belongs to its owner.
 pub fn reap_orphans(agent: Option<u32>) {
     for pid in process::children(std::process::id()) {

@@ -69,23 +69,25 @@ fn a_check_that_prints_too_much_fails_to_its_last_byte() {
 }
 
 #[test]
-fn checks_whose_runner_is_stopped_are_ended_and_the_next_stage_lands() {
-    let env = Env::new();
-    env.fifo("go");
-    env.load(&plan(&[
-        stage("a").check("test -e a.txt || exit 1; echo $PPID > @OUT@/runner; setsid sleep 4303 & sleep 4303"),
-        stage("b").run(format!("read go < @OUT@/go; {}", commit("b", "b"))).check("test -s b.txt"),
-    ]));
-    env.loom(&["run"]).ok();
-    env.until("both of the check sleep", || env.pids("sleep 4303").len() >= 2);
-    stop(env.said("runner").trim().parse().unwrap());
-    env.until_state("a", "blocked");
-    assert_eq!(env.stage("a")["reason"]["code"], "proof-failed");
-    env.loom(&["status", "a"]).ok().has("what runs the checks was stopped by a signal").has("loom merge a");
-    assert_eq!(env.pids("sleep 4303"), [0_u32; 0]);
-    env.go("go");
-    env.settle();
-    assert_eq!(env.stage("b")["state"], "merged");
+fn checks_whose_runner_is_stopped_or_killed_are_ended_and_the_next_stage_lands() {
+    for (how, why) in [(stop as fn(u32), "what runs the checks was stopped by a signal"), (kill, "was ended")] {
+        let env = Env::new();
+        env.fifo("go");
+        env.load(&plan(&[
+            stage("a").check("test -e a.txt || exit 1; echo $PPID > @OUT@/runner; setsid sleep 4303 & sleep 4303"),
+            stage("b").run(format!("read go < @OUT@/go; {}", commit("b", "b"))).check("test -s b.txt"),
+        ]));
+        env.loom(&["run"]).ok();
+        env.until("both of the check sleep", || env.pids("sleep 4303").len() >= 2);
+        how(env.said("runner").trim().parse().unwrap());
+        env.until_state("a", "blocked");
+        assert_eq!(env.stage("a")["reason"]["code"], "proof-failed");
+        env.loom(&["status", "a"]).ok().has(why).has("loom merge a");
+        assert_eq!(env.pids("sleep 4303"), [0_u32; 0]);
+        env.go("go");
+        env.settle();
+        assert_eq!(env.stage("b")["state"], "merged");
+    }
 }
 
 #[test]
