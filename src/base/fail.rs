@@ -114,6 +114,8 @@ points! {
     BeforeCheckout "git.checkout.before"
     AfterCheckout "git.checkout.after"
     BeforePack "git.pack.before"
+    PackNotNamed "git.pack.not-named"
+    PackWithoutIndex "git.pack.without-index"
     AfterPack "git.pack.after"
     BeforeRescue "git.rescue.before"
     RescueCommitted "git.rescue.committed"

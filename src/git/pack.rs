@@ -77,7 +77,9 @@ fn install(made: &Path, packs: &Path) -> io::Result<()> {
         index.join().map_err(|_| io::Error::other("the sync of a pack broke off"))?
     })?;
     let name = |ending: &str| packs.join(made.with_extension(ending).file_name().unwrap_or_default());
+    fail::point(Point::PackNotNamed)?;
     pack.persist(name("pack")).map_err(|error| error.error)?;
+    fail::point(Point::PackWithoutIndex)?;
     index.persist(name("idx")).map_err(|error| error.error)?;
     Ok(())
 }

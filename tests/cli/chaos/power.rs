@@ -9,7 +9,8 @@ use super::{RICH, Trial, is_long, rich_plan, spread};
 use crate::env::{Env, kill};
 
 /// Where the power goes, in the short form.
-const CUTS: [&str; 6] = [
+const CUTS: [&str; 7] = [
+    "git.pack.without-index=stop@2",
     "git.ref.unsynced=stop@3",
     "effect.land.after=stop@2",
     "effect.start.after=stop@3",
