@@ -53,6 +53,7 @@ impl Reader {
         Ok(self.repo.graph_descendant_of(new, old)?)
     }
 
+    /// The tree of `commit`; an error when there is no such commit.
     pub fn tree_of(&self, commit: &Oid) -> Result<Oid, GitError> {
         Ok(oid(self.repo.find_commit(git2::Oid::from_str(commit.as_str())?)?.tree_id()))
     }
@@ -134,6 +135,7 @@ impl Git {
         Ok(oid(git2::Repository::open(dir)?.head()?.peel_to_commit()?.id()))
     }
 
+    /// See [`Reader::tree_of`].
     pub fn tree_of(&self, commit: &Oid) -> Result<Oid, GitError> {
         self.read()?.tree_of(commit)
     }
