@@ -227,6 +227,9 @@ fn scaffold(layout: &Layout) -> Result<(), BootError> {
     }
     let what = || format!("{} cannot be written", layout.work.display());
     super::start::write_ignore(&layout.work).map_err(io(what()))?;
+    if layout.worktrees().is_dir() {
+        super::start::write_ignore(&layout.worktrees()).map_err(io(what()))?;
+    }
     let mut excludes = user_excludes();
     let add = |to: &mut String, title: &str, patterns: &[&str]| {
         to.push_str(&format!("\n# {title}\n"));

@@ -275,14 +275,15 @@ fn permanent(start: &Start, code: BlockCode, text: String) -> Trouble {
     Trouble::Failure(StartFailure::Permanent { code, backend: start.agent.kind(), text })
 }
 
-/// A folder of Loom's in the user's checkout hides itself.
+/// A folder of Loom's in the user's checkout hides itself. Not synced: whoever opens the project
+/// looks again.
 pub(super) fn write_ignore(dir: &Path) -> std::io::Result<()> {
     fs_err::create_dir_all(dir)?;
     let ignore = dir.join(".gitignore");
     // A power cut may leave an empty one; what a person wrote there stays.
     let is_there = fs_err::read(&ignore).is_ok_and(|text| text.iter().any(|byte| !matches!(byte, 0 | b'\n')));
     if !is_there {
-        crate::base::fs::write_durable(&ignore, b"*\n")?;
+        crate::base::fs::write_atomic(&ignore, b"*\n")?;
     }
     Ok(())
 }

@@ -225,6 +225,29 @@ fn a_journal_that_was_cut_in_the_middle_of_a_line_goes_on() {
     env.loom(&["status"]).ends(70).has("nothing in it is skipped");
 }
 
+/// Files that were not synced are there without content after a power cut.
+#[test]
+fn the_folders_of_loom_hide_themselves_again_after_a_power_cut() {
+    let env = Env::new();
+    env.load(&plan(&[stage("a").first("exit 1").with("max_retries: 0")]));
+    assert_ne!(env.loom(&["run", "--watch"]).code, 0);
+    assert!(env.repo.join(".worktrees/a").is_dir());
+    let ignores = [".work/.gitignore", ".worktrees/.gitignore"];
+    for name in ignores {
+        env.write(name, "");
+    }
+    assert_ne!(env.git(&["status", "--porcelain"]), "");
+    env.loom(&["stage", "hold", "a"]).ok();
+    assert_eq!(env.git(&["status", "--porcelain"]), "");
+    for name in ignores {
+        env.write(name, "# mine\n");
+    }
+    env.loom(&["stage", "release", "a"]).ok();
+    for name in ignores {
+        assert_eq!(env.read(name), "# mine\n", "what a person wrote stays");
+    }
+}
+
 #[test]
 fn a_stage_whose_branch_is_gone_under_its_worktree_goes_on_with_its_work_rescued() {
     let env = Env::new();
