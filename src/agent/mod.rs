@@ -69,11 +69,26 @@ pub struct Unfit {
 pub fn preflight(agent: &Agent, environment: &Environment, project: &Path) -> Result<(), Unfit> {
     match agent {
         Agent::Command { .. } => Ok(()),
-        Agent::Claude { mode, .. } => claude::preflight::check(environment, *mode, project),
+        Agent::Claude { mode, .. } => {
+            claude::preflight::check(environment, *mode, project)?;
+            hooks_are_there()
+        }
     }
 }
 
-/// Turns a planned session into what its host runs. `loom` is the path of this very binary.
+/// A session whose hooks call nothing could neither be let do anything nor be told what is asked.
+fn hooks_are_there() -> Result<(), Unfit> {
+    match process::installed_binary() {
+        Ok(loom) if !loom.exists() => {
+            let text =
+                format!("`{}` is gone, and agents call it: install Loom there again, then `loom run`", loom.display());
+            Err(Unfit { code: BlockCode::AgentMissing, text })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Turns a planned session into what its host runs. `loom` is what the session calls.
 pub fn launch(start: &Start, layout: &Layout, loom: &Path, environment: &Environment) -> io::Result<Launch> {
     let mut launch = match &start.agent {
         Agent::Command { run } => command::launch(run),
@@ -133,7 +148,7 @@ pub fn by_hand_settings(agent: &Agent) -> io::Result<Option<String>> {
     match agent {
         Agent::Command { .. } => Ok(None),
         Agent::Claude { .. } => {
-            let settings = claude::settings::render_by_hand(&crate::base::process::this_binary()?);
+            let settings = claude::settings::render_by_hand(&process::installed_binary()?);
             Ok(Some(serde_json::to_string_pretty(&settings)?))
         }
     }

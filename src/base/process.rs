@@ -3,6 +3,8 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A command with nothing on its standard input. Every spawn of Loom starts here
@@ -33,9 +35,19 @@ pub fn git_settings(before: usize, settings: &[(&str, &str)]) -> Vec<(String, St
     variables
 }
 
-/// The path of this very binary.
-pub fn this_binary() -> io::Result<std::path::PathBuf> {
-    std::env::current_exe()
+/// This very binary, for processes of its own version: one that was replaced while it runs is
+/// started from memory, whatever lies at its path now.
+pub fn this_binary() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    Ok(if path.exists() { path } else { PathBuf::from("/proc/self/exe") })
+}
+
+/// Where this binary was started from, for others to call: a newer one may lie there now.
+pub fn installed_binary() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    // How Linux marks a file that was replaced or removed: proc_pid_exe(5).
+    let gone = path.as_os_str().as_bytes().strip_suffix(b" (deleted)").filter(|_| !path.exists());
+    Ok(gone.map_or_else(|| path.clone(), |gone| PathBuf::from(OsStr::from_bytes(gone))))
 }
 
 /// The id of this boot; a pid recorded under another one means nothing.

@@ -166,11 +166,9 @@ pub fn main(arguments: &[std::ffi::OsString]) -> Option<u8> {
 
 /// Starts a runner and waits for the results of `order`, in order.
 pub(super) fn run(order: &Order, lifeline: &Lifeline) -> io::Result<Carried> {
-    let binary = process::this_binary()?;
-    let binary = if binary.exists() { binary } else { PathBuf::from("/proc/self/exe") };
     // In memory, not in a pipe: nobody has to read while the runner runs, only to wait for it.
     let mut answers = File::from(rustix::fs::memfd_create("loom-checks", MemfdFlags::CLOEXEC)?);
-    let mut command = process::command(binary);
+    let mut command = process::command(process::this_binary()?);
     command.arg0("loom").arg("checks").env("LOOM_HOST", "1");
     command.stdin(Stdio::piped()).stdout(answers.try_clone()?).process_group(0);
     let mut runner = command.spawn()?;

@@ -401,7 +401,7 @@ impl Context {
         let has = |program: &str| process::find_program(program).is_some();
         let viewer = terminal::resolve(viewer, &|name| std::env::var(name).ok(), has);
         let open = || {
-            let loom = process::this_binary()?.display().to_string();
+            let loom = process::installed_binary()?.display().to_string();
             let project = self.layout.project.display().to_string();
             let command =
                 [loom, "-C".to_owned(), project, "attach".to_owned(), session.to_string(), "--window".to_owned()];

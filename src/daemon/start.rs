@@ -123,7 +123,7 @@ fn host_at_barrier(
     environment: &Environment,
 ) -> std::io::Result<(control::Waiting, String)> {
     let token = prepare_folder(context, start)?;
-    let loom = crate::base::process::this_binary()?;
+    let loom = crate::base::process::installed_binary()?;
     let launch = agent::launch(start, &context.layout, &loom, environment)?;
     let place = WorkPlace { worktree: context.layout.worktree(&start.worktree), base: start.base.clone() };
     crate::base::fs::write_atomic(&context.layout.ground(&start.session), &serde_json::to_vec(&place)?)?;
@@ -144,7 +144,7 @@ fn write_files(context: &Context, git: &Git, start: &Start, environment: &Enviro
     if start.sandbox.is_some() {
         sandbox::put_before(layout, git, &start.session)?;
     }
-    let loom = crate::base::process::this_binary()?;
+    let loom = crate::base::process::installed_binary()?;
     for file in agent::files(start, layout, &loom, environment, &walls) {
         crate::base::fs::write_atomic(&file.path, file.content.as_bytes())?;
     }

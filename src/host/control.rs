@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ pub enum Liveness {
 
 /// Writes `spec.json` into `dir` and starts a host there, up to its start barrier.
 pub fn spawn(dir: &Path, spec: &HostSpec) -> io::Result<Waiting> {
-    spawn_by(&own_binary()?, dir, spec)
+    spawn_by(&process::this_binary()?, dir, spec)
 }
 
 /// As [`spawn`], with `binary` as the `loom` that becomes the host.
@@ -111,13 +111,6 @@ fn complaint(folder: &HostFolder) -> io::Error {
     let said = String::from_utf8_lossy(&said);
     let last = said.lines().last().unwrap_or("it did not say why");
     io::Error::other(format!("the host in {} went away: {last}", folder.dir.display()))
-}
-
-/// This binary. One that was replaced while it ran is started from memory: a host of the same
-/// version as its daemon, whatever lies at its path now.
-pub(super) fn own_binary() -> io::Result<PathBuf> {
-    let path = process::this_binary()?;
-    Ok(if path.exists() { path } else { PathBuf::from("/proc/self/exe") })
 }
 
 /// Reads `host.json`.

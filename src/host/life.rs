@@ -226,7 +226,7 @@ impl Prepared {
     fn new(dir: &Path, folder: &HostFolder, spec: &HostSpec) -> io::Result<Prepared> {
         let outputs = Outputs::open(folder, spec.log_bytes_max)?;
         let (channel, theirs) = UnixStream::pair()?;
-        let mut command = process::command(super::control::own_binary()?);
+        let mut command = process::command(process::this_binary()?);
         command.arg("host").arg("--exec").arg(dir).stdin(Stdio::from(OwnedFd::from(theirs)));
         let master = match spec.terminal {
             Some(size) => {

@@ -106,6 +106,47 @@ fn headless_agents_in_a_sandbox_carry_out_three_stages() {
     three_stages(&format!("{HEADLESS}\nmax_parallel: 1"), true);
 }
 
+#[test]
+fn a_program_that_is_replaced_under_its_daemon_serves_the_next_agents() {
+    let script =
+        Script::new().lane(lane("api", diligent("a.txt", "alpha\n"))).lane(lane("web", diligent("b.txt", "beta\n")));
+    let api = Api::start(script);
+    let mut project = Project::new(&api);
+    project.install();
+    // Keeps the daemon at work.
+    assert!(project.command("mkfifo").arg(project.path("go")).status().unwrap().success());
+    let stages = r#"
+- {id: long, name: "Wait", run: "read word < ../../../go; echo $word > w.txt; git add .; git commit -qm W", acceptance: ["test -s w.txt"]}
+- {id: api, name: "Make a", description: "Write a.txt.", acceptance: ["grep -q alpha a.txt"]}
+- {id: web, name: "Make b", description: "Write b.txt.", hold: true, acceptance: ["grep -q beta b.txt"]}
+- {id: doc, name: "Make c", description: "Write c.txt.", hold: true, acceptance: ["grep -q gamma c.txt"]}
+"#;
+    project.init(HEADLESS, stages);
+    project.start();
+    project.wait_for_stage("api", "merged", |stage| stage["state"] == "merged");
+    let daemon = project.daemon();
+    project.install();
+    let said = project.loom(&["stage", "release", "web"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(project.daemon(), daemon, "it was the same daemon all the while");
+    project.wait_for_stage("web", "merged", |stage| stage["state"] == "merged");
+    // Gone altogether, it is missed before an agent is started that could do nothing.
+    project.uninstall();
+    let said = project.loom(&["stage", "release", "doc"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let doc = project.wait_for_stage("doc", "blocked", |stage| stage["state"] == "blocked");
+    assert!(
+        doc.to_string().contains("agent-missing") && doc.to_string().contains("install Loom there again"),
+        "{doc:#}"
+    );
+    fs_err::write(project.path("go"), "go\n").unwrap();
+    project.expect_nobody();
+    for stage in ["long", "api", "web"] {
+        let row = project.stage(stage);
+        assert_eq!((row["state"].as_str(), row["attempt"].as_u64()), (Some("merged"), Some(1)), "{}", project.story());
+    }
+}
+
 /// An agent that never does the work: it is asked again a few times, in as many attempts as
 /// the stage has, and then a person.
 fn never_lands(settings: &str, turns: Vec<Turn>) {

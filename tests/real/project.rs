@@ -28,6 +28,8 @@ pub struct Project {
     dir: tempfile::TempDir,
     env: BTreeMap<String, String>,
     gate: Option<tempfile::TempPath>,
+    /// What the user calls.
+    loom: PathBuf,
     /// Whether agents run as they do by default; otherwise as with `--no-sandbox`.
     pub sandboxed: bool,
 }
@@ -46,7 +48,8 @@ impl Project {
     pub fn new(api: &Api) -> Project {
         let root = std::env::temp_dir().canonicalize().unwrap();
         let dir = tempfile::Builder::new().prefix("lr-").tempdir_in(root).unwrap();
-        let mut project = Project { dir, env: BTreeMap::new(), gate: None, sandboxed: false };
+        let env = BTreeMap::new();
+        let mut project = Project { dir, env, gate: None, loom: LOOM.into(), sandboxed: false };
         for folder in ["home", "cache", "tmp", "project/doc/plans"] {
             fs_err::create_dir_all(project.path(folder)).unwrap();
         }
@@ -114,6 +117,22 @@ impl Project {
         command.current_dir(self.root()).env_clear().envs(&self.env).stdin(Stdio::null());
         command
     }
+    fn loom_command(&self) -> Command {
+        self.command(&self.loom.display().to_string())
+    }
+    /// Puts a program of its own where the user calls it from now on, as `install.sh` does: the one
+    /// before goes on from memory.
+    pub fn install(&mut self) {
+        let (new, to) = (self.path("bin/loom.new"), self.path("bin/loom"));
+        fs_err::create_dir_all(self.path("bin")).unwrap();
+        fs_err::copy(LOOM, &new).unwrap();
+        fs_err::rename(&new, &to).unwrap();
+        self.loom = to;
+    }
+    /// Takes it away; the user calls another one from now on.
+    pub fn uninstall(&mut self) {
+        fs_err::remove_file(std::mem::replace(&mut self.loom, LOOM.into())).unwrap();
+    }
     #[track_caller]
     pub fn git(&self, args: &[&str]) -> String {
         self.git_in(&self.root(), args)
@@ -142,7 +161,7 @@ impl Project {
     /// Runs `loom` to its end.
     #[track_caller]
     pub fn loom(&self, args: &[&str]) -> Said {
-        self.finish(self.command(LOOM).args(args))
+        self.finish(self.loom_command().args(args))
     }
     #[track_caller]
     pub fn finish(&self, command: &mut Command) -> Said {
@@ -329,7 +348,7 @@ impl Project {
         out
     }
     fn loom_quietly(&self, args: &[&str]) -> String {
-        let output: std::io::Result<Output> = self.command(LOOM).args(args).output();
+        let output: std::io::Result<Output> = self.loom_command().args(args).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
     }
     pub fn kill(&self, pid: u32, signal: Signal) {

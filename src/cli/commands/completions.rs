@@ -5,7 +5,7 @@ use crate::cli::failure::{Failure, exit};
 use crate::cli::ui;
 
 pub fn run(args: &Completions) -> Result<u8, Failure> {
-    let completer = crate::base::process::this_binary()?;
+    let completer = crate::base::process::installed_binary()?;
     let env = clap_complete::env::Shells::builtins();
     let Some(shell) = env.completer(&args.shell) else {
         return Err(Failure::user(format!("no completions for `{}`", args.shell)));
