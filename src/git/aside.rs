@@ -219,6 +219,7 @@ impl Git {
             let set = ["update-ref", "--no-deref", "-m", "loom: keep", "HEAD", head.as_str()];
             super::command::run(self.in_dir(dir, &set), None)?;
         }
+        super::nested::untie(dir, &repo)?;
         fs_err::rename(dir, &target)?;
         crate::base::fs::sync_dir(target.parent().unwrap_or(&target))?;
         self.run(&["worktree", "repair", &target.display().to_string()])?;

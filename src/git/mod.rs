@@ -20,6 +20,7 @@ mod follow;
 mod genuine;
 mod history;
 mod kept;
+mod nested;
 mod orphans;
 mod own;
 mod pack;

@@ -4,11 +4,13 @@
 //! as the folder that it is (`aside.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
 use super::command::{line, run};
-use super::{Git, GitError};
+use super::{Git, GitError, nested};
 use crate::base::fail::{self, Point};
 use crate::model::ids::{Oid, StageId};
 use crate::model::limits::RESCUE_BYTES_MAX;
@@ -196,8 +198,8 @@ impl Git {
             run(self.with_index(dir, &index, &["read-tree", head.as_str()]), None)?;
         }
         run(self.with_index(dir, &index, &["add", "-A", "--", "."]), None)?;
-        if let Some(path) = populated_link(dir, &git2::Index::open(&index)?) {
-            return Err(GitError::Unsavable(format!("`{path}` is a repository of its own")));
+        if let Some(path) = nested::checked_out(dir, &git2::Index::open(&index)?).first() {
+            return Err(GitError::Unsavable(format!("`{}` is a repository of its own", path.display())));
         }
         self.write_tree(dir, &index)
     }
@@ -282,29 +284,14 @@ impl Git {
 }
 
 /// Whether a worktree may hold work that `git status` does not show: files that the index was
-/// told to overlook, or a repository inside of it.
+/// told to overlook, or what a repository inside of it has.
 pub(super) fn has_more_than_git_shows(dir: &Path, repo: &git2::Repository) -> Result<bool, GitError> {
     const OVERLOOKED: (u16, u16) = (1 << 15, 1 << 14);
-    let index = repo.index()?;
     let is_overlooked = |entry: git2::IndexEntry| {
         let flagged = entry.flags & OVERLOOKED.0 != 0 || entry.flags_extended & OVERLOOKED.1 != 0;
-        flagged && dir.join(path_of(&entry)).symlink_metadata().is_ok()
+        flagged && dir.join(OsStr::from_bytes(&entry.path)).symlink_metadata().is_ok()
     };
-    Ok(populated_link(dir, &index).is_some() || index.iter().any(is_overlooked))
-}
-
-/// The first submodule or nested repository in the index whose checkout is there: its commits
-/// are in a repository of its own.
-fn populated_link(dir: &Path, index: &git2::Index) -> Option<String> {
-    const LINK: u32 = 0o160_000;
-    let paths = index.iter().filter(|entry| entry.mode == LINK).map(|entry| path_of(&entry));
-    let mut populated = paths.filter(|path| dir.join(path).join(".git").exists());
-    populated.next().map(|path| path.display().to_string())
-}
-
-fn path_of(entry: &git2::IndexEntry) -> std::path::PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    std::ffi::OsStr::from_bytes(&entry.path).into()
+    Ok(repo.index()?.iter().any(is_overlooked) || nested::have_work(dir, repo)?)
 }
 
 /// Every commit that a worktree was at, by what git keeps of it after its folder is gone.
@@ -315,7 +302,7 @@ pub(super) fn left_in(admin: &Path) -> Vec<Oid> {
 }
 
 /// Every commit that a reflog names, newest first.
-fn reflog(path: &Path) -> Vec<Oid> {
+pub(super) fn reflog(path: &Path) -> Vec<Oid> {
     let bytes = fs_err::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let ids = |line: &str| -> Vec<Oid> {

@@ -102,3 +102,70 @@ fn what_the_library_cannot_read_is_refused_with_the_way_out() {
     ");
     env.loom(&["status"]).ends(1).has("of a kind that Loom cannot read");
 }
+
+/// A project with the submodule `lib`, and a plan whose stages do this in it before their commit.
+fn with_submodule(stages: &[(&str, &str)]) -> Env {
+    let env = Env::new();
+    let lib = env.path().join("lib");
+    let script = "git init -q -b main && echo lib > lib.txt && git add . && git commit -q -m Lib && git tag v1";
+    fs::create_dir(&lib).unwrap();
+    assert_eq!(env.out_of(env.command("sh").current_dir(&lib).args(["-c", script])).code, 0);
+    env.git(&["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", &lib.display().to_string(), "lib"]);
+    env.git(&["commit", "-q", "-m", "Submodule"]);
+    let stages: Vec<_> = stages
+        .iter()
+        .map(|(id, script)| {
+            let setup = "setup: [\"git -c protocol.file.allow=always submodule --quiet update --init\"]";
+            stage(id).first(script).check("test -s lib/lib.txt").with(setup)
+        })
+        .collect();
+    env.load(&plan(&stages));
+    env
+}
+
+#[test]
+fn a_submodule_is_there_for_agents_and_checks_and_goes_with_its_worktree() {
+    let env = with_submodule(&[("a", "test -s lib/lib.txt"), ("b", "git -C lib fetch -q; git -C lib checkout -q v1")]);
+    env.finish();
+    assert_eq!(env.state(), "a merged, b merged");
+    assert!(!env.repo.join(".worktrees/.kept").exists(), "what its remote has is not kept");
+    assert!(!env.repo.join(".git/worktrees/a").exists() && !env.repo.join(".git/worktrees/b").exists());
+    assert_eq!(env.git(&["submodule", "status"]).trim().split(' ').nth(1), Some("lib"));
+    assert_eq!(env.git(&["status", "--porcelain"]), "");
+}
+
+#[test]
+fn work_in_a_submodule_that_is_nowhere_else_is_kept() {
+    let commit = "echo more > more.txt; git add .; git commit -q -m More";
+    let works = [
+        ("branch", format!("(cd lib; git checkout -q -b mine; {commit}; git checkout -q v1)")),
+        ("detached", format!("(cd lib; {commit}; git checkout -q v1)")),
+        ("stashed", "(cd lib; echo more >> lib.txt; git stash -q)".to_owned()),
+        ("hidden", "(cd lib; git update-index --assume-unchanged lib.txt; echo more >> lib.txt)".to_owned()),
+    ];
+    let stages: Vec<_> = works.iter().map(|(id, script)| (*id, script.as_str())).collect();
+    let env = with_submodule(&stages);
+    env.finish();
+    assert_eq!(env.state(), "branch merged, detached merged, stashed merged, hidden merged");
+    for (id, _) in &stages {
+        let kept = env.repo.join(format!(".worktrees/.kept/{id}/1/lib"));
+        assert_eq!(env.git_in(&kept, &["rev-parse", "v1"]), env.git_in(&kept, &["rev-parse", "HEAD"]), "{id}");
+        let all = env.git_in(&kept, &["log", "--all", "--reflog", "--format=%s"]);
+        match *id {
+            "hidden" => assert!(fs::read_to_string(kept.join("lib.txt")).unwrap().contains("more")),
+            "stashed" => assert!(all.contains("WIP"), "{all}"),
+            _ => assert!(all.contains("More"), "{id}: {all}"),
+        }
+    }
+}
+
+#[test]
+fn a_submodule_that_was_moved_to_another_commit_waits_for_a_person() {
+    let env = with_submodule(&[("a", "(cd lib; echo more > more.txt; git add .; git commit -q -m More); git add lib")]);
+    env.run().ends(5).has("submodule");
+    env.loom(&["stage", "approve", "a"]).ok();
+    env.finish();
+    let link = env.git(&["rev-parse", "main:lib"]);
+    let kept = env.repo.join(".worktrees/.kept/a/1/lib");
+    assert_eq!(env.git_in(&kept, &["cat-file", "-t", link.trim()]), "commit");
+}
