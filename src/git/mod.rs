@@ -28,6 +28,7 @@ mod refs;
 mod rescue;
 mod worktree;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use anchor::{ANCHOR, Anchored};
@@ -180,6 +181,19 @@ impl Git {
             0 => Ok(()),
             missing => Err(NoProject::Partial(self.project.clone(), missing)),
         }
+    }
+
+    /// The filters (gitattributes(5)) that the top of `commit` gives to files: `lfs`, `git-crypt`.
+    /// They are set up in somebody's configuration, and the proof knows nobody's.
+    pub fn filters(&self, commit: &Oid) -> Result<BTreeSet<String>, GitError> {
+        let repo = self.repo()?;
+        let tree = repo.find_commit(git2::Oid::from_str(commit.as_str())?)?.tree()?;
+        let Some(entry) = tree.get_name(".gitattributes") else { return Ok(BTreeSet::new()) };
+        let Ok(attributes) = repo.find_blob(entry.id()) else { return Ok(BTreeSet::new()) };
+        let text = String::from_utf8_lossy(attributes.content()).into_owned();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let set = lines.flat_map(|line| line.split_whitespace().skip(1));
+        Ok(set.filter_map(|one| one.strip_prefix("filter=")).map(str::to_owned).collect())
     }
 
     /// Major and minor version of the git CLI.

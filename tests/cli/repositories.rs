@@ -169,3 +169,25 @@ fn a_submodule_that_was_moved_to_another_commit_waits_for_a_person() {
     let kept = env.repo.join(".worktrees/.kept/a/1/lib");
     assert_eq!(env.git_in(&kept, &["cat-file", "-t", link.trim()]), "commit");
 }
+
+#[test]
+fn files_with_a_filter_are_what_a_check_makes_of_them_in_the_proof() {
+    let env = Env::new();
+    // Of the kind that Git LFS is: set up in the user's own configuration.
+    env.git(&["config", "--global", "filter.upper.clean", "tr a-z A-Z"]);
+    env.git(&["config", "--global", "filter.upper.smudge", "tr A-Z a-z"]);
+    env.write(".gitattributes", "# filter=none\n*.bin -text filter=upper\n");
+    env.write("x.bin", "content\n");
+    env.git(&["add", "-A"]);
+    env.git(&["commit", "-q", "-m", "Filtered"]);
+    assert_eq!(env.git(&["show", "HEAD:x.bin"]), "CONTENT");
+    let work = "grep -q content x.bin; echo more > y.bin; git add y.bin";
+    env.add_plan(&plan(&[stage("a").first(work).check("tr A-Z a-z < x.bin | grep -q content && grep -q MORE y.bin")]));
+    let said = env.loom(&["init", "doc/plans/plan.md"]).ok();
+    assert!(said.stderr.contains("the filter `upper`") && !said.stderr.contains("none"), "{said}");
+    env.finish();
+    assert_eq!(env.state(), "a merged");
+    assert_eq!((env.read("x.bin"), env.read("y.bin")), ("content\n".to_owned(), "more\n".to_owned()));
+    assert_eq!(env.git(&["show", "main:y.bin"]), "MORE");
+    assert_eq!(env.git(&["status", "--porcelain"]), "");
+}

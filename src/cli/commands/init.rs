@@ -1,5 +1,7 @@
 //! `loom init`: reads the plan, pins it, and makes the plan branch.
 
+use std::collections::BTreeSet;
+
 use super::plan::{read_file, rejected};
 use crate::base::text::sha256;
 use crate::cli::args::Init;
@@ -17,11 +19,16 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
     let text = source.as_deref().unwrap_or_default();
     // Everything else is asked while the plan is understood; what it says comes first.
     let (ground, parsed) = std::thread::scope(|scope| {
-        let ground = scope.spawn(|| Ok::<_, Failure>((ground(place)?, sha256(text))));
+        let ground = scope.spawn(|| {
+            let ground = ground(place)?;
+            // Only for a notice.
+            let filters = place.git.filters(&ground.base_commit).unwrap_or_default();
+            Ok::<_, Failure>((ground, filters, sha256(text)))
+        });
         let parsed = planfile::read(text, &args.plan.display().to_string());
         (ground.join(), parsed)
     });
-    let (ground, sha256) = ground.map_err(|_| Failure::new(exit::INTERNAL, "looking at git broke off"))??;
+    let (ground, filters, sha256) = ground.map_err(|_| Failure::new(exit::INTERNAL, "looking at git broke off"))??;
     source?;
     for diagnostic in &parsed.diagnostics {
         ui::note(format!("{diagnostic}"));
@@ -32,7 +39,7 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
     };
     let path = args.plan.canonicalize()?;
     let path = path.strip_prefix(&place.layout.project).unwrap_or(&path);
-    let notices = notices(&plan);
+    let notices = notices(&plan, &filters);
     let request = Request::LoadPlan {
         source: PlanSource { path: path.display().to_string(), sha256 },
         ground: ground.clone(),
@@ -60,7 +67,7 @@ fn ground(place: &Place) -> Result<Ground, Failure> {
 }
 
 /// What a person should know before `loom run`.
-fn notices(plan: &Plan) -> Vec<String> {
+fn notices(plan: &Plan, filters: &BTreeSet<String>) -> Vec<String> {
     use crate::model::plan::{BackendKind, StageSpec};
     let is_open = |stage: &StageSpec| stage.agent.kind() == BackendKind::Claude && !stage.sandbox.enabled;
     let agents = plan.stages.iter().filter(|stage| is_open(stage)).count();
@@ -69,6 +76,12 @@ fn notices(plan: &Plan) -> Vec<String> {
         notices.push(format!(
             "{} with Claude Code and `sandbox: {{enabled: false}}`: these agents may do what you may",
             crate::base::text::count(agents, "stage")
+        ));
+    }
+    for filter in filters {
+        let way = if filter == "lfs" { ": `git lfs checkout`" } else { "" };
+        notices.push(format!(
+            "files with the filter `{filter}` are proven as git stores them; a check that needs their content makes it first{way}"
         ));
     }
     notices.push("Next: loom run".to_owned());
