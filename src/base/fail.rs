@@ -3,8 +3,8 @@
 //! without it a point costs one look at a value that is set once.
 //!
 //! `LOOM_FAIL=<point>=<action>[@N][,…]`: a point's name, or its beginning and `*`;
-//! `kill`, `stop` (SIGSTOP, until somebody sends SIGCONT) or `err(<errno>)`; at the
-//! Nth time only, or every time. `LOOM_FAIL_LOG=<file>` gets a line for each point
+//! `kill`, `stop` (SIGSTOP, until somebody sends SIGCONT), `panic` (of the thread) or
+//! `err(<errno>)`; at the Nth time only, or every time. `LOOM_FAIL_LOG=<file>` gets a line for each point
 //! that is reached, and makes N count over all processes that share the file.
 
 use std::fs::File;
@@ -186,6 +186,7 @@ struct Rule {
 enum Action {
     Kill,
     Stop,
+    Panic,
     Err(rustix::io::Errno),
 }
 
@@ -206,6 +207,7 @@ impl Orders {
             None => Ok(()),
             Some(Action::Kill) => Ok(kill_process(getpid(), Signal::KILL)?),
             Some(Action::Stop) => Ok(kill_process(getpid(), Signal::STOP)?),
+            Some(Action::Panic) => panic!("LOOM_FAIL: {name}"),
             Some(Action::Err(errno)) => Err(errno.into()),
         }
     }
@@ -246,6 +248,7 @@ impl std::fmt::Display for Action {
         match self {
             Action::Kill => f.write_str("kill"),
             Action::Stop => f.write_str("stop"),
+            Action::Panic => f.write_str("panic"),
             Action::Err(errno) => write!(f, "err({})", errno.raw_os_error()),
         }
     }
@@ -256,7 +259,7 @@ fn read(text: &str) -> Result<Vec<Rule>, String> {
 }
 
 fn read_rule(text: &str) -> Result<Rule, String> {
-    let bad = |what: &str| format!("LOOM_FAIL: `{text}` {what}: <point>=kill|stop|err(ENOSPC)[@N]");
+    let bad = |what: &str| format!("LOOM_FAIL: `{text}` {what}: <point>=kill|stop|panic|err(ENOSPC)[@N]");
     let (pattern, rest) = text.split_once('=').ok_or_else(|| bad("has no action"))?;
     let (action, nth) = match rest.split_once('@') {
         None => (rest, None),
@@ -283,6 +286,7 @@ fn read_action(text: &str) -> Option<Action> {
     Some(match text {
         "kill" => Action::Kill,
         "stop" => Action::Stop,
+        "panic" => Action::Panic,
         "err(ENOSPC)" => Action::Err(Errno::NOSPC),
         "err(EIO)" => Action::Err(Errno::IO),
         "err(EDQUOT)" => Action::Err(Errno::DQUOT),

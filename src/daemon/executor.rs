@@ -2,6 +2,7 @@
 //! event. A failed effect is an event too: deciding what it means is kernel work.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -172,10 +173,12 @@ impl Executor {
         let for_thread = key.clone();
         let body = move || {
             let (before, after) = points(&effect);
-            let event = match fail::point(before) {
+            let carry_out = AssertUnwindSafe(|| match fail::point(before) {
                 Ok(()) => context.carry_out(effect),
                 Err(error) => failed("an effect", &error),
-            };
+            });
+            // What broke off is no longer under way: it is tried again, as all that fails.
+            let event = catch_unwind(carry_out).unwrap_or_else(|_| failed("an effect", &"it broke off"));
             fail::pass(after);
             context.send(for_thread, event);
         };

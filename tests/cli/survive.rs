@@ -225,6 +225,19 @@ fn a_journal_that_was_cut_in_the_middle_of_a_line_goes_on() {
     env.loom(&["status"]).ends(70).has("nothing in it is skipped");
 }
 
+#[test]
+fn what_breaks_off_is_a_failure_and_not_waited_for() {
+    let env = Env::new();
+    env.add_plan(&plan(&[stage("a")]));
+    let mut init = env.command(env!("CARGO_BIN_EXE_loom"));
+    init.args(["init", "doc/plans/plan.md"]).env("LOOM_FAIL", "effect.make-plan-branch.before=panic");
+    let out = env.out_of(&mut init);
+    assert!(out.code != 0 && out.stderr.contains("it broke off"), "{out}");
+    assert_eq!(env.git(&["branch", "--list", "loom/*"]), "");
+    env.finish();
+    assert_eq!(env.state(), "a merged");
+}
+
 /// Files that were not synced are there without content after a power cut.
 #[test]
 fn the_folders_of_loom_hide_themselves_again_after_a_power_cut() {
