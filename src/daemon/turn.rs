@@ -16,7 +16,7 @@ use crate::model::fact::{Fact, SessionChange};
 use crate::model::ids::{SessionId, StageId};
 use crate::model::limits::RECONCILE_EVERY;
 use crate::model::refusal::{Refusal, RefusalKind};
-use crate::model::session::{EndReason, SessionState};
+use crate::model::session::{EndReason, Session, SessionState};
 
 /// What the loop stands on: its clock, and everything that it makes happen.
 pub trait Ground {
@@ -143,12 +143,12 @@ impl<G: Ground> Turn<G> {
         !matters(&self.in_flight) && !matters(&self.failed) && kernel::is_quiet(&self.world)
     }
 
-    /// Whether a session that was told to stop has not ended yet.
+    /// Whether a session that ends with this daemon has not ended yet.
     fn ends_sessions(&self) -> bool {
-        self.world.run.as_ref().is_some_and(|run| {
-            run.live_sessions()
-                .any(|session| matches!(session.state, SessionState::Ending { why: EndReason::Stopped, .. }))
-        })
+        let ends = |session: &Session| {
+            session.is_leaving() || matches!(session.state, SessionState::Ending { why: EndReason::Stopped, .. })
+        };
+        self.world.run.as_ref().is_some_and(|run| run.live_sessions().any(ends))
     }
 
     /// How long there is nothing to do unless a message comes.
@@ -280,6 +280,7 @@ impl<G: Ground> Turn<G> {
             self.execute(effect);
         }
         for effect in kernel::due(&self.world) {
+            let effect = self.hurried(effect);
             let wanted = match (self.mode, self.is_stopping) {
                 (Mode::Daemon, false) => true,
                 (Mode::Daemon, true) => self.ends_a_session(&effect),
@@ -342,6 +343,17 @@ impl<G: Ground> Turn<G> {
             | Effect::RemoveStage { .. }
             | Effect::CleanPlan { .. } => true,
             effect => self.ends_a_session(effect),
+        }
+    }
+
+    /// Nobody is here later to end what is given time now.
+    fn hurried(&self, effect: Effect) -> Effect {
+        let stays = self.mode == Mode::Daemon && !self.is_stopping;
+        match effect {
+            Effect::EndSession { session, why, .. } if why.is_courtesy() && !stays => {
+                Effect::EndSession { session, why, grace: Duration::ZERO }
+            }
+            effect => effect,
         }
     }
 

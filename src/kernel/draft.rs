@@ -58,6 +58,12 @@ impl Draft {
     pub(super) fn end_session(&mut self, run: &Run, id: &SessionId, why: EndReason) {
         match run.sessions.get(id).map(|session| &session.state) {
             Some(SessionState::Live { .. }) => self.fact(Fact::session(id, SessionChange::Ending { why })),
+            // It was given time for what nobody waits for any more.
+            Some(SessionState::Ending { why: EndReason::HandingOff | EndReason::Hung, .. })
+                if why.grace().is_zero() =>
+            {
+                self.fact(Fact::session(id, SessionChange::Ending { why }));
+            }
             Some(SessionState::Planned) => {
                 self.session_over(id, SessionEnd::NeverStarted, Exit::NeverStarted);
                 self.effect(Effect::CancelStart { session: id.clone() });

@@ -10,10 +10,10 @@ use crate::model::check::Setup;
 use crate::model::effect::{Effect, Prove, Start};
 use crate::model::event::Entry;
 use crate::model::ids::{Oid, StageId};
-use crate::model::limits::{END_GRACE, LANDED_GRACE, SESSION_TIMEOUT, TIDY_AT};
+use crate::model::limits::{SESSION_TIMEOUT, TIDY_AT};
 use crate::model::plan::{StageSpec, StageType};
 use crate::model::sandbox::{KNOWLEDGE_BASE, Sandbox};
-use crate::model::session::{EndReason, Session, SessionState};
+use crate::model::session::{Session, SessionState};
 use crate::model::stage::{Phase, StageState};
 
 /// Effects that follow from the world alone.
@@ -82,12 +82,7 @@ fn for_session(run: &Run, session: &Session) -> Vec<Effect> {
             .unwrap_or_default(),
         SessionState::Live { .. } => vec![Effect::Watch { session: id }],
         SessionState::Ending { why, .. } => {
-            let grace = match why {
-                EndReason::Done | EndReason::Blocked | EndReason::HandingOff => LANDED_GRACE,
-                // It may be alive after all: it gets the time to write down what it has.
-                EndReason::Hung => END_GRACE,
-                EndReason::Stopped | EndReason::Killed | EndReason::Withdrawn | EndReason::LimitMet => Duration::ZERO,
-            };
+            let grace = why.grace();
             vec![Effect::Watch { session: id.clone() }, Effect::EndSession { session: id, why: why.clone(), grace }]
         }
         SessionState::Ended { .. } => Vec::new(),

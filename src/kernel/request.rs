@@ -549,9 +549,7 @@ impl<'a> Asked<'a> {
 
     fn stop(&self, kill: bool, draft: &mut Draft) {
         if kill {
-            for session in
-                self.run.live_sessions().filter(|session| !matches!(session.state, SessionState::Ending { .. }))
-            {
+            for session in self.run.live_sessions() {
                 draft.end_session(self.run, &session.id, EndReason::Stopped);
                 let holds = self.run.stages.get(&session.stage).is_some_and(
                     |stage| matches!(&stage.state, StageState::Running { session: lease } if *lease == session.id),
@@ -562,7 +560,9 @@ impl<'a> Asked<'a> {
             }
         }
         draft.fact(Fact::Stopped { by: self.caller.clone() });
-        let live = self.run.live_sessions().count();
+        // Those that are over anyway end with the daemon.
+        let goes_on = |session: &&Session| kill || !session.is_leaving();
+        let live = self.run.live_sessions().filter(goes_on).count();
         let text = match (kill, live) {
             (_, 0) => "the daemon stops".to_owned(),
             (true, 1) => "the daemon stops and ends 1 session".to_owned(),

@@ -616,7 +616,9 @@ impl Run {
                 session.state = SessionState::Live { host: host.clone(), token_sha256: token_sha256.clone() };
             }
             SessionChange::Ending { why } => {
-                if let SessionState::Live { host, token_sha256 } = &session.state {
+                if let SessionState::Live { host, token_sha256 } | SessionState::Ending { host, token_sha256, .. } =
+                    &session.state
+                {
                     let (host, token_sha256) = (host.clone(), token_sha256.clone());
                     session.state = SessionState::Ending { host, token_sha256, why: why.clone() };
                 }

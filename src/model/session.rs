@@ -1,9 +1,12 @@
 //! One agent process from spawn to exit.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{SessionId, StageId};
+use super::limits::{END_GRACE, LANDED_GRACE};
 use super::plan::BackendKind;
 use super::usage::{Usage, Zone};
 
@@ -126,6 +129,22 @@ pub enum EndReason {
     LimitMet,
 }
 
+impl EndReason {
+    /// How long the session may take to end by itself.
+    pub fn grace(&self) -> Duration {
+        match self {
+            EndReason::Done | EndReason::Blocked | EndReason::HandingOff => LANDED_GRACE,
+            // It may be alive after all: it gets the time to write down what it has.
+            EndReason::Hung => END_GRACE,
+            EndReason::Stopped | EndReason::Killed | EndReason::Withdrawn | EndReason::LimitMet => Duration::ZERO,
+        }
+    }
+    /// Whether nothing more is expected of the session, only good manners.
+    pub fn is_courtesy(&self) -> bool {
+        matches!(self, EndReason::Done | EndReason::Blocked)
+    }
+}
+
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -220,6 +239,10 @@ impl std::fmt::Display for Exit {
 impl Session {
     pub fn is_over(&self) -> bool {
         matches!(self.state, SessionState::Ended { .. })
+    }
+    /// Whether it is only given time to end by itself.
+    pub fn is_leaving(&self) -> bool {
+        matches!(&self.state, SessionState::Ending { why, .. } if why.is_courtesy())
     }
     pub fn host(&self) -> Option<&HostIdentity> {
         match &self.state {

@@ -161,6 +161,31 @@ fn after_a_stop_with_kill_the_stage_goes_on_with_the_next_run() {
 }
 
 #[test]
+fn a_session_that_is_only_given_time_to_leave_ends_with_its_daemon() {
+    for args in [&["stop", "--kill"][..], &["stop"]] {
+        let env = Env::new();
+        let over = stage("a")
+            .run(format!("{}; loom stage complete a; echo over >> @OUT@/over; exec sleep 600", commit("a", "a")));
+        env.load(&plan(&[over, waiting(&env, "b")]));
+        env.loom(&["run"]).ok();
+        env.until_said("over", "over");
+        env.until("a has landed", || env.stage("a")["state"] == "merged");
+        env.until_said("runs", "b");
+        let kills = args.len() == 2;
+        let said = if kills { "ends 2 sessions" } else { "1 session goes on under its host" };
+        env.loom(args).ok().has(said);
+        assert_eq!(env.pids("loom host").len(), usize::from(!kills));
+        assert_eq!(env.pids("sleep 600").len(), 0);
+        if kills {
+            env.loom(&["run"]).ok();
+        }
+        env.go("b.go");
+        env.finish();
+        assert_eq!(env.state(), "a merged, b merged");
+    }
+}
+
+#[test]
 fn sessions_are_listed_and_killed() {
     let env = Env::new();
     env.load(&plan(&[waiting(&env, "a")]));
