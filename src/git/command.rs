@@ -58,8 +58,9 @@ impl GitError {
 /// does not. Measured: without both, a power cut loses or breaks what was acknowledged.
 const DURABLE: [&str; 4] = ["-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync"];
 
-/// What no command of Loom's may start by itself.
-const QUIET: [&str; 12] = [
+/// What no command of Loom's may start by itself, or believe: caches of what objects say, which
+/// whoever may commit can write, and which no other reader knows.
+const QUIET: [&str; 16] = [
     "-c",
     "core.hooksPath=/dev/null",
     "-c",
@@ -72,6 +73,10 @@ const QUIET: [&str; 12] = [
     "submodule.recurse=false",
     "-c",
     "advice.detachedHead=false",
+    "-c",
+    "core.commitGraph=false",
+    "-c",
+    "core.multiPackIndex=false",
 ];
 
 /// `git` with nothing inherited that could redirect it.

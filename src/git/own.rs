@@ -9,6 +9,7 @@ use std::process::Command;
 use super::command::{line, output, plain, plain_in, run};
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
+use crate::base::fs::write_atomic;
 use crate::model::ids::Oid;
 
 /// The repository in the cache folder, with its one checkout.
@@ -112,7 +113,7 @@ impl Own {
         command
     }
 
-    fn in_proof(&self, args: &[&str]) -> Command {
+    pub(super) fn in_proof(&self, args: &[&str]) -> Command {
         let mut command = self.command_in(&self.proof, args);
         command.env("GIT_WORK_TREE", &self.proof).env("GIT_INDEX_FILE", &self.index);
         command
@@ -217,15 +218,9 @@ impl Own {
         Ok(git2::Repository::open_bare(&self.git_dir)?)
     }
 
-    /// Whether an object is a file of its own, which whoever may commit can write.
-    pub(super) fn is_loose(&self, id: git2::Oid) -> bool {
-        let id = id.to_string();
-        self.objects.join(&id[..2]).join(&id[2..]).exists()
-    }
-
-    /// The files of the index, with the ids of their content.
-    pub(super) fn entries(&self) -> Result<std::collections::BTreeMap<Vec<u8>, git2::Oid>, GitError> {
-        Ok(git2::Index::open(&self.index)?.iter().map(|entry| (entry.path, entry.id)).collect())
+    /// The files of the index.
+    pub(super) fn entries(&self) -> Result<Vec<git2::IndexEntry>, GitError> {
+        Ok(git2::Index::open(&self.index)?.iter().collect())
     }
 
     /// Puts the tracked files of the checkout back to `tree` and leaves the others. Says which
@@ -236,7 +231,12 @@ impl Own {
         // Not synced: what a power cut leaves of it is not what was recorded, and is made anew.
         run(self.in_proof(&["-c", "core.fsync=none", "read-tree", "--reset", "-u", tree.as_str()]), None)?;
         let changed = changed?;
-        self.verify_files(&changed)?;
+        if !changed.is_empty() {
+            let entries = self.entries()?;
+            let is_changed =
+                |entry: &&git2::IndexEntry| changed.iter().any(|path| *path == String::from_utf8_lossy(&entry.path));
+            self.verify_files(&entries.iter().filter(is_changed).collect::<Vec<_>>())?;
+        }
         Ok(changed)
     }
 
@@ -249,8 +249,9 @@ impl Own {
     /// their own that Loom never reads.
     pub fn show_head(&self, commit: &Oid) -> Result<(), GitError> {
         let shown = self.proof.join(".git");
-        fs_err::write(shown.join("HEAD"), format!("{commit}\n"))?;
-        fs_err::copy(&self.index, shown.join("index"))?;
+        // New files: a check may have put links or pipes in their place.
+        write_atomic(&shown.join("HEAD"), format!("{commit}\n").as_bytes())?;
+        write_atomic(&shown.join("index"), &fs_err::read(&self.index)?)?;
         Ok(())
     }
 
