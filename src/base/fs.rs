@@ -39,6 +39,31 @@ fn rename(file: tempfile::NamedTempFile, path: &Path) -> io::Result<()> {
     fail::point(Point::AfterFileRename)
 }
 
+/// Whether something is at `path`, behind all links, that is no file: reading a pipe or a device may
+/// have no end.
+pub fn is_no_file(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| !meta.is_file())
+}
+
+/// As [`std::fs::read`], of files alone.
+///
+/// # Errors
+/// Also when something else is at `path`, or is put there at that moment.
+pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    use rustix::fs::OFlags;
+    use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut file =
+        fs_err::OpenOptions::from_options(File::options().read(true).custom_flags(flags).clone()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is no file", path.display())));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Makes the names in `dir` durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     fs_err::File::open(dir)?.sync_all()

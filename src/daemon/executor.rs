@@ -235,7 +235,9 @@ impl Context {
             let git = Git::find(&self.layout.project).map_err(std::io::Error::other)?;
             *slot = Some(git);
         }
-        slot.clone().ok_or_else(poisoned)
+        let git = slot.clone().ok_or_else(poisoned)?;
+        git.check_plain()?;
+        Ok(git)
     }
 
     pub(super) fn own(&self) -> Result<Own, GitError> {

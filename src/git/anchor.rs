@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::{Git, GitError};
-use crate::base::fs::sync_dir;
+use crate::base::fs::{read_file, sync_dir};
 use crate::model::anchor::{Anchor, TITLE};
 use crate::model::ids::Oid;
 
@@ -28,7 +28,8 @@ impl Git {
         if let Some((_, anchor)) = self.anchored_quickly() {
             return Ok(Anchored::At(anchor));
         }
-        let packed = fs_err::read_to_string(self.common.join("packed-refs")).unwrap_or_default();
+        let packed = read_file(&self.common.join("packed-refs")).unwrap_or_default();
+        let packed = String::from_utf8_lossy(&packed);
         if !self.common.join(ANCHOR).exists()
             && !self.common.join("reftable").exists()
             && !packed.lines().any(|line| line.ends_with(ANCHOR))
@@ -39,10 +40,10 @@ impl Git {
     }
 
     fn anchored_quickly(&self) -> Option<(Oid, Anchor)> {
-        let id = fs_err::read_to_string(self.common.join(ANCHOR)).ok()?;
+        let id = String::from_utf8(read_file(&self.common.join(ANCHOR)).ok()?).ok()?;
         let id = Oid::new(id.trim_end()).ok()?;
         let (folder, file) = id.as_str().split_at(2);
-        let bytes = fs_err::read(self.common.join("objects").join(folder).join(file)).ok()?;
+        let bytes = read_file(&self.common.join("objects").join(folder).join(file)).ok()?;
         if bytes.len() > 512 {
             return None;
         }

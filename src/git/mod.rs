@@ -24,6 +24,7 @@ mod nested;
 mod orphans;
 mod own;
 mod pack;
+mod plain;
 mod refs;
 mod rescue;
 mod worktree;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
-use crate::base::fs::sync_dir;
+use crate::base::fs::{read_file, sync_dir};
 use crate::model::ids::Oid;
 
 pub(super) fn oid(id: git2::Oid) -> Oid {
@@ -83,6 +83,7 @@ pub fn tracked_files(dir: &std::path::Path) -> Option<Vec<String>> {
 
 impl Git {
     pub(super) fn repo(&self) -> Result<git2::Repository, GitError> {
+        self.check_plain()?;
         Ok(git2::Repository::open(&self.common)?)
     }
 
@@ -219,15 +220,15 @@ impl Git {
     /// The checkout in which `branch` (short name) is checked out, if one has it.
     pub fn checked_out_at(&self, branch: &str) -> Result<Option<std::path::PathBuf>, GitError> {
         let wanted = format!("ref: refs/heads/{branch}");
-        let is_at = |head: &Path| fs_err::read_to_string(head).is_ok_and(|text| text.trim() == wanted);
+        let is_at = |head: &Path| read_file(head).is_ok_and(|text| text.trim_ascii() == wanted.as_bytes());
         if is_at(&self.common.join("HEAD")) {
             return Ok(Some(self.project.clone()));
         }
         let Ok(entries) = fs_err::read_dir(self.common.join("worktrees")) else { return Ok(None) };
         for entry in entries.flatten() {
             if is_at(&entry.path().join("HEAD")) {
-                let pointer = fs_err::read_to_string(entry.path().join("gitdir"))?;
-                let dir = std::path::PathBuf::from(pointer.trim());
+                let pointer = read_file(&entry.path().join("gitdir"))?;
+                let dir = std::path::PathBuf::from(String::from_utf8_lossy(&pointer).trim());
                 return Ok(dir.parent().map(Path::to_path_buf));
             }
         }

@@ -64,7 +64,7 @@ fn question(subject: &GateSubject) -> String {
             "the usage limit of `{backend}` is reached: does the plan go on when it is lifted, at {until:.0}? Reject pauses the plan"
         ),
         GateSubject::RepositoryConfig { .. } => {
-            "`.git/config`, a hook or `.git/info/attributes` changed since `loom init`: approve the change, or undo it and reject".to_owned()
+            "`.git/config`, a hook, `.git/info/attributes` or `.git/objects/info/alternates` changed since `loom init`: approve the change, or undo it and reject".to_owned()
         }
     }
 }

@@ -397,7 +397,7 @@ pub struct Ground {
     /// Short name of the base branch.
     pub base_branch: String,
     pub base_commit: Oid,
-    /// Digest of `.git/config`, hooks and `info/attributes`.
+    /// Digest of `.git/config`, hooks, `info/attributes` and `objects/info/alternates`.
     pub config: String,
     /// Random; makes conversation ids unique.
     pub nonce: String,

@@ -266,6 +266,130 @@ fn a_file_taken_from_the_proof_checkout_does_not_come_back_as_a_forged_object() 
     env.loom(&["status", "forges"]).ok().has("is not what its name says");
 }
 
+/// A folder of objects in which git finds `content` under the name `id`.
+fn forged_pack(env: &Env, id: &str, content: &str) -> std::path::PathBuf {
+    let dir = env.path().join("forged");
+    env.write("forged.txt", content);
+    let script = format!(
+        "git init -q {0} && git -C {0} hash-object -w ../repo/forged.txt | git -C {0} pack-objects -q .git/objects/pack/pack && rm ../repo/forged.txt",
+        dir.display()
+    );
+    assert_eq!(env.out_of(env.command("sh").args(["-ec", &script])).code, 0);
+    let objects = dir.join(".git/objects");
+    for entry in fs::read_dir(objects.join("pack")).unwrap().flatten() {
+        match entry.path().extension().and_then(|end| end.to_str()) {
+            Some("rev") => fs::remove_file(entry.path()).unwrap(),
+            Some("idx") => {
+                // gitformat-pack(5): header, 256 counts, names.
+                let id: Vec<u8> =
+                    (0..40).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()).collect();
+                let mut bytes = fs::read(entry.path()).unwrap();
+                for (at, count) in bytes[8..8 + 1024].chunks_mut(4).enumerate() {
+                    count.copy_from_slice(&u32::from(at >= usize::from(id[0])).to_be_bytes());
+                }
+                bytes[8 + 1024..8 + 1024 + 20].copy_from_slice(&id);
+                fs::remove_file(entry.path()).unwrap();
+                fs::write(entry.path(), bytes).unwrap();
+            }
+            _ => {}
+        }
+    }
+    objects
+}
+
+#[test]
+fn what_git_alone_reads_from_elsewhere_proves_nothing() {
+    let env = project();
+    let id = env.git(&["rev-parse", "HEAD:tests/test_add.sh"]);
+    let objects = forged_pack(&env, id.trim(), "exit 0\n").display().to_string();
+    // Git takes the quotes off; other readers do not, and find nothing there.
+    let quoted = format!("\"{}\"", objects.replace("objects", "ob\\152ects"));
+    fs::write(env.path().join("alternates"), format!("{quoted}\n")).unwrap();
+    let forges = format!(
+        "{}; cp ../../../alternates ../../.git/objects/info/alternates; git cat-file -p {}",
+        commit("x", "x"),
+        id.trim()
+    );
+    env.load(&plan(&[stage("forges").run(forges).check(TESTS).with("max_retries: 0")]));
+    env.run().ends(5).has("objects/info/alternates` changed");
+    env.loom(&["stage", "approve", "g1"]).ok();
+    env.run().ends(4);
+    assert!(env.loom(&["logs", "forges"]).stdout.contains("exit 0"), "git was deceived");
+    assert_eq!(env.stage("forges")["state"], "blocked");
+    env.loom(&["status", "forges"]).ok().has("is not what its name says");
+}
+
+#[test]
+fn a_cache_of_what_commits_say_takes_no_landed_work_away() {
+    let env = Env::new();
+    env.fifo("b.go");
+    env.load(&plan(&[stage("b").first("read go < @OUT@/b.go"), stage("c")]));
+    env.loom(&["run"]).ok();
+    env.until("c has landed", || env.stage("c")["state"] == "merged");
+    // As if what c added had been in the tree that both started from.
+    let (base, tree) = (env.git(&["rev-parse", "main@{0}~0"]), env.git(&["rev-parse", "loom/_plan/plan^{tree}"]));
+    let base = env.git(&["merge-base", base.trim(), "loom/_plan/plan~1"]);
+    let real = env.git(&["rev-parse", &format!("{}^{{tree}}", base.trim())]);
+    let hex = |id: &str| -> Vec<u8> {
+        (0..40).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()).collect()
+    };
+    let write = format!("echo {} | git commit-graph write --stdin-commits", base.trim());
+    assert_eq!(env.out_of(env.command("sh").args(["-ec", &write])).code, 0);
+    let path = env.repo.join(".git/objects/info/commit-graph");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.truncate(bytes.len() - 20);
+    let at = bytes.windows(20).position(|id| id == hex(real.trim())).unwrap();
+    bytes[at..at + 20].copy_from_slice(&hex(tree.trim()));
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, &bytes).unwrap();
+    let sum = env.out_of(env.command("sha1sum").arg(&path)).stdout;
+    bytes.extend(hex(&sum));
+    fs::write(&path, &bytes).unwrap();
+    env.go("b.go");
+    env.settle();
+    assert_eq!(env.state(), "b merged, c merged");
+    for file in ["b.txt", "c.txt"] {
+        assert_ne!(env.git(&["show", &format!("loom/_plan/plan:{file}")]), "");
+    }
+}
+
+#[test]
+fn a_pipe_where_git_reads_is_named_and_nobody_waits_for_it() {
+    for name in ["packed-refs", "refs/loom/journal", "objects/info/alternates", "hooks/zz", "worktrees/x/HEAD"] {
+        let env = Env::new();
+        let pipe = format!(
+            "[ $LOOM_ATTEMPT != 1 ] || {{ mkdir -p ../../.git/worktrees/x ../../.git/refs/loom; rm -f ../../.git/{name}; mkfifo ../../.git/{name}; }}"
+        );
+        env.load(&plan(&[stage("a").run(format!("{}; {pipe}", commit("a", "a"))).with("max_retries: 0")]));
+        let out = env.run();
+        if name == "hooks/zz" {
+            assert_eq!(out.code, 5, "{out}");
+            env.loom(&["doctor"]).has("git-config");
+            continue;
+        }
+        assert_ne!(out.code, 0, "{out}");
+        env.loom(&["status", "a"]).has(&format!("{name} is no file: remove it"));
+        env.loom(&["doctor"]).ends(1).has(&format!("{name} is no file"));
+        fs::remove_file(env.repo.join(".git").join(name)).unwrap();
+        fs::remove_dir_all(env.repo.join(".git/worktrees/x")).unwrap();
+        env.loom(&["stage", "retry", "a"]).ok();
+        env.finish();
+        assert_eq!(env.state(), "a merged", "{name}");
+    }
+}
+
+#[test]
+fn what_a_check_puts_in_place_of_its_repository_stops_no_other_proof() {
+    for bends in
+        ["rm -f .git/HEAD; mkfifo .git/HEAD", "rm -f .git/index; mkfifo .git/index", "ln -sf /dev/zero .git/HEAD"]
+    {
+        let env = Env::new();
+        env.load(&plan(&[stage("a").check(bends), stage("b").after(&["a"])]));
+        env.finish();
+        assert_eq!(env.state(), "a merged, b merged", "{bends}");
+    }
+}
+
 #[test]
 fn a_check_reaches_no_thread_of_what_runs_it() {
     let env = project();

@@ -35,8 +35,9 @@ fn configuration(patient: &Patient, run: Option<&Run>, findings: &mut Vec<Findin
     if let (Some(run), Some(now)) = (run, now)
         && run.ground.config != now
     {
-        let what = "`.git/config`, a hook or `.git/info/attributes` changed since `loom init`";
-        let why = "they can make git run programs, and an agent can change them: Loom's own commands in worktrees stop until a person has said yes";
+        let what =
+            "`.git/config`, a hook, `.git/info/attributes` or `.git/objects/info/alternates` changed since `loom init`";
+        let why = "they can make git run programs or read other objects, and an agent can change them: Loom's own commands in worktrees stop until a person has said yes";
         findings.push(
             Finding::problem("git-config", what, why)
                 .next("undo the change, or: loom run, then loom stage approve <gate>"),

@@ -88,6 +88,11 @@ struct Patient<'a> {
 pub fn examine(layout: &Layout, git: &Git) -> Vec<Finding> {
     let is_busy = is_locked(&layout.writer_lock()).unwrap_or(false);
     let patient = Patient { layout, git, is_busy };
+    if let Some(path) = git.in_the_way() {
+        let what = format!("{} is no file", path.display());
+        let why = "git and Loom read it, and whoever reads a pipe or a device waits for ever";
+        return vec![Finding::problem("git-pipe", what, why).next(format!("rm {}", path.display()))];
+    }
     let mut findings = Vec::new();
     let read = state::look(&patient, &mut findings);
     let run = read.as_ref().and_then(|read| read.world.run.as_ref());
