@@ -3,7 +3,10 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+
+use rustix::io::Errno;
 
 use super::fail::{self, Point};
 
@@ -62,6 +65,77 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// How deep [`remove_tree`] goes at once: what is deeper is moved up first.
+const DEPTH_MAX: usize = 64;
+
+/// Removes a folder and all that is in it, however deep that is and whatever rights it gives. Links
+/// are removed and not followed.
+pub fn remove_tree(dir: &Path) -> io::Result<()> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", dir.display()));
+    let clear = || -> io::Result<()> {
+        let top = open_folder(rustix::fs::CWD, dir)?;
+        let mut moved = 0;
+        let mut before = None;
+        while before != Some(moved) {
+            before = Some(moved);
+            clear_folder(&top, &top, 0, &mut moved)?;
+        }
+        Ok(rustix::fs::rmdir(dir)?)
+    };
+    clear().map_err(named)
+}
+
+fn clear_folder(folder: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut usize) -> io::Result<()> {
+    use rustix::fs::{AtFlags, Dir, renameat, unlinkat};
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        names.push(entry?.file_name().to_owned());
+    }
+    names.retain(|name| !matches!(name.to_bytes(), b"." | b".."));
+    if names.is_empty() {
+        return Ok(());
+    }
+    // Some tools leave folders that may not be written to.
+    let _ = rustix::fs::fchmod(folder, rustix::fs::Mode::RWXU);
+    for name in names {
+        match unlinkat(folder, &name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {}
+            Ok(()) | Err(Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        let below = open_folder(folder, &name)?;
+        if depth == DEPTH_MAX {
+            let _ = rustix::fs::fchmod(&below, rustix::fs::Mode::RWXU);
+            // Found at the top when the next round comes by.
+            while let Err(error) = renameat(folder, &name, top, format!(".deep-{moved}")) {
+                if !matches!(error, Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) {
+                    return Err(error.into());
+                }
+                *moved += 1;
+            }
+            *moved += 1;
+            continue;
+        }
+        clear_folder(&below, top, depth + 1, moved)?;
+        unlinkat(folder, &name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(())
+}
+
+/// Opens a folder, also one that its owner may not look into.
+fn open_folder(at: impl std::os::fd::AsFd, name: impl rustix::path::Arg + Copy) -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, chmod, openat};
+    let folder = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(&at, name, OFlags::RDONLY | folder, Mode::empty()) {
+        Err(Errno::ACCESS) => {
+            let path = openat(&at, name, OFlags::PATH | folder, Mode::empty())?;
+            chmod(format!("/proc/self/fd/{}", path.as_raw_fd()), Mode::RWXU)?;
+            Ok(openat(&at, name, OFlags::RDONLY | folder, Mode::empty())?)
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// Makes the names in `dir` durable.
@@ -159,6 +233,31 @@ pub fn wait_unlocked(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tree_goes_however_deep_and_locked_it_is_and_nothing_behind_its_links() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, other) = (dir.path().join("tree"), dir.path().join("other"));
+        fs_err::create_dir_all(tree.join("locked/in")).unwrap();
+        fs_err::create_dir_all(other.join("in")).unwrap();
+        fs_err::write(other.join("file"), "x").unwrap();
+        symlink(&other, tree.join("locked/link")).unwrap();
+        symlink(other.join("file"), tree.join("link")).unwrap();
+        for name in ["locked/in", "locked"] {
+            fs_err::set_permissions(tree.join(name), PermissionsExt::from_mode(0o000)).unwrap();
+        }
+        // Made from the inside, as its path would be too long.
+        let mut at = open_folder(rustix::fs::CWD, &tree).unwrap();
+        for _ in 0..3_000 {
+            rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).unwrap();
+            at = open_folder(&at, "d").unwrap();
+        }
+        drop(at);
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists() && other.join("in").exists() && other.join("file").exists());
+        assert_eq!(remove_tree(&tree).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn a_lock_is_seen_by_probers_and_given_back() {

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::base::fs::remove_tree;
 use crate::base::process::{NO_MAINTENANCE, git_settings};
 use crate::base::text::sha256;
 
@@ -189,7 +190,7 @@ impl Operator {
             if target.is_dir() && fs_err::read_link(&link).ok().as_ref() != Some(&target) {
                 fs_err::create_dir_all(link.parent().unwrap_or(home))?;
                 if link.is_dir() && !link.is_symlink() {
-                    fs_err::remove_dir_all(&link)?;
+                    remove_tree(&link)?;
                 } else if link.symlink_metadata().is_ok() {
                     fs_err::remove_file(&link)?;
                 }

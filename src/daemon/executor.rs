@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::fail::{self, Point};
+use crate::base::fs::remove_tree;
 use crate::base::layout::Layout;
 use crate::base::process;
 use crate::checks::{Lifeline, Operator};
@@ -333,7 +334,7 @@ impl Context {
                 match self.put_aside(|git, farewell| git.clean_plan(&self.layout, &plan, &stages, farewell)) {
                     Ok(rescued) => {
                         // Caches can be filled again.
-                        let _ = fs_err::remove_dir_all(self.layout.all_caches());
+                        let _ = remove_tree(&self.layout.all_caches());
                         Event::PlanCleaned { rescued }
                     }
                     Err(error) => failed("clean up after the plan", &error),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::agent::environment::Environment;
 use crate::agent::{self, Unfit};
+use crate::base::fs::remove_tree;
 use crate::base::layout::Layout;
 use crate::base::text::sha256;
 use crate::checks::Lifeline;
@@ -162,7 +163,7 @@ fn prepare_folder(context: &Context, start: &Start) -> std::io::Result<String> {
     let dir = layout.session(&start.session);
     if dir.exists() {
         control::wait_end(&dir)?;
-        fs_err::remove_dir_all(&dir)?;
+        remove_tree(&dir)?;
     }
     fs_err::create_dir_all(layout.sessions())?;
     std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
@@ -187,7 +188,7 @@ fn prepare_worktree(context: &Context, git: &Git, start: &Start) -> Result<(), T
         if git.is_broken_worktree(&dir) {
             let base = git.tip(&format!("refs/heads/{branch}"))?.unwrap_or_else(|| start.base.clone());
             git.rescue_broken_worktree(&start.stage, &dir, &base)?;
-            fs_err::remove_dir_all(&dir)?;
+            remove_tree(&dir)?;
         }
         git.forget_worktree(&start.stage, &dir)?;
         if dir.exists() {

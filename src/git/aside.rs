@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Git, GitError};
 use crate::base::fail::{self, Point};
+use crate::base::fs::remove_tree;
 use crate::base::layout::Layout;
 use crate::model::ids::{Oid, PlanId, StageId};
 use crate::model::plan::stage_branch;
@@ -16,7 +17,7 @@ pub type Farewell<'a> = &'a dyn Fn(&StageId, &str);
 
 /// Removes a folder. Somebody else who removes it at that moment does the same.
 pub(super) fn let_go(dir: &Path) -> std::io::Result<()> {
-    match fs_err::remove_dir_all(dir) {
+    match remove_tree(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !dir.exists() => Ok(()),
         result => result,
     }
@@ -274,22 +275,9 @@ pub fn sweep(layout: &Layout) {
 }
 
 fn throw_away(dir: &Path) {
-    if fs_err::remove_dir_all(dir).is_err() && dir.exists() {
-        // Some tools leave folders that may not be written to.
-        make_writable(dir);
-        if let Err(error) = fs_err::remove_dir_all(dir) {
-            tracing::warn!("{} cannot be removed: {error}", dir.display());
-        }
-    }
-}
-
-fn make_writable(dir: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let _ = fs_err::set_permissions(dir, std::fs::Permissions::from_mode(0o700));
-    let Ok(entries) = fs_err::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            make_writable(&entry.path());
-        }
+    if let Err(error) = remove_tree(dir)
+        && dir.exists()
+    {
+        tracing::warn!("{error}: it cannot be removed");
     }
 }

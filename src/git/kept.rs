@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Git, GitError, Own};
+use crate::base::fs::remove_tree;
 use crate::base::text::sha256;
 use crate::model::ids::Oid;
 
@@ -19,6 +20,13 @@ const WATCHED: [&str; 4] = ["repo.git", "proof.index", "proof", "home"];
 
 /// What only Loom's own git commands change.
 const OWN: [&str; 2] = ["repo.git", "proof.index"];
+
+/// The identity of what cannot be looked at: nobody may look into it, or its path is too long. It is
+/// never what was left.
+const UNSEEN: &str = "unseen";
+
+/// Longer paths are not looked at; the system takes up to 4096.
+const PATH_BYTES_MAX: usize = 3_000;
 
 /// A path below the cache folder, and what cannot stay the same when somebody writes to it:
 /// kind and mode, inode, size, time of content and, which only the clock sets, of the inode.
@@ -41,8 +49,9 @@ impl Own {
         };
         let known = parse(&known);
         let now = look(cache, &WATCHED)?;
+        let is_strange = |path: &PathBuf, identity: &String| identity == UNSEEN || known.get(path) != Some(identity);
         let strange: Vec<&PathBuf> =
-            now.iter().filter(|(path, identity)| known.get(*path) != Some(*identity)).map(|(path, _)| path).collect();
+            now.iter().filter(|(path, identity)| is_strange(path, identity)).map(|(path, _)| path).collect();
         let is_gits = |path: &Path| {
             path.starts_with("repo.git") || path.starts_with("proof.index") || path.starts_with("proof/.git")
         };
@@ -148,10 +157,19 @@ fn look(cache: &Path, names: &[&str]) -> Result<Manifest, GitError> {
         let meta = match std::fs::symlink_metadata(&full) {
             Ok(meta) => meta,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(std::io::Error::new(error.kind(), format!("{}: {error}", full.display())).into()),
+            Err(_) => {
+                manifest.extend(path.parent().map(|folder| (folder.to_path_buf(), UNSEEN.to_owned())));
+                continue;
+            }
         };
         if meta.is_dir() {
-            for entry in fs_err::read_dir(&full)? {
+            let is_deep = full.as_os_str().len() > PATH_BYTES_MAX;
+            let entries = if is_deep { None } else { fs_err::read_dir(&full).ok() };
+            let Some(entries) = entries else {
+                manifest.insert(path, UNSEEN.to_owned());
+                continue;
+            };
+            for entry in entries {
                 let mut below = path.clone().into_os_string().into_vec();
                 below.push(b'/');
                 below.extend_from_slice(entry?.file_name().as_bytes());
@@ -176,9 +194,9 @@ fn look(cache: &Path, names: &[&str]) -> Result<Manifest, GitError> {
 }
 
 /// Removes a file, a link or a whole folder. False: it was not there.
-fn remove(path: &Path) -> std::io::Result<bool> {
+pub(super) fn remove(path: &Path) -> std::io::Result<bool> {
     match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs_err::remove_dir_all(path)?,
+        Ok(meta) if meta.is_dir() => remove_tree(path)?,
         Ok(_) => fs_err::remove_file(path)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),

@@ -379,6 +379,27 @@ fn a_pipe_where_git_reads_is_named_and_nobody_waits_for_it() {
 }
 
 #[test]
+fn folders_that_are_deep_or_locked_stop_no_other_proof() {
+    // In steps, as the whole path would be too long.
+    let step = "d/".repeat(500);
+    let deep = |at: &str| {
+        format!("mkdir -p {at}; cd {at}; for n in 1 2 3; do mkdir -p {step}; cd -P {step}; done; echo x > file")
+    };
+    let locked = "mkdir -p ignored.d/x; echo 1 > ignored.d/x/f; chmod 000 ignored.d/x; chmod 400 ignored.d";
+    for leaves in [deep("ignored.d"), deep("new"), locked.to_owned()] {
+        let env = Env::new();
+        env.load(&plan(&[
+            stage("a").check(&format!("test -s a.txt; {leaves}")),
+            stage("b").after(&["a"]).check("test -s b.txt && test ! -e new"),
+            stage("c").run(format!("{}; {}", commit("c", "c"), deep("ignored.e"))),
+        ]));
+        env.finish();
+        assert_eq!(env.state(), "a merged, b merged, c merged", "{leaves}");
+        assert!(!env.repo.join(".worktrees/c").exists());
+    }
+}
+
+#[test]
 fn what_a_check_puts_in_place_of_its_repository_stops_no_other_proof() {
     for bends in
         ["rm -f .git/HEAD; mkfifo .git/HEAD", "rm -f .git/index; mkfifo .git/index", "ln -sf /dev/zero .git/HEAD"]
