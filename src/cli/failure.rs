@@ -87,6 +87,9 @@ impl From<ClientError> for Failure {
             ClientError::Boot(error) => error.into(),
             ClientError::NoDaemon => Failure::of(exit::UNREACHABLE, &error).hint("loom run"),
             ClientError::Refused(_) => Failure::of(exit::UNREACHABLE, &error),
+            ClientError::Mute => Failure::of(exit::UNREACHABLE, &error)
+                .because("it is starting, stopped by a signal or a debugger, or hangs")
+                .hint("loom doctor   (its process id, and what to do)"),
             ClientError::Gone | ClientError::Frame(_) | ClientError::Io(_) => {
                 Failure::of(exit::UNREACHABLE, &error).hint("loom status")
             }

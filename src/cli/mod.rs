@@ -30,7 +30,7 @@ pub fn main(arguments: &[OsString]) -> u8 {
         && verb == "status"
         && !is_completion
     {
-        return commands::plain_status().unwrap_or_else(|failure| ui::failure(&failure));
+        return commands::plain_status().map_or_else(|failure| ui::failure(&failure), ui::code);
     }
     clap_complete::CompleteEnv::with_factory(args::command).complete();
     let name = OsString::from("loom");
@@ -39,7 +39,7 @@ pub fn main(arguments: &[OsString]) -> u8 {
         Err(error) => return ui::usage(&error),
     };
     match commands::run(arguments) {
-        Ok(code) => code,
+        Ok(code) => ui::code(code),
         Err(failure) => ui::failure(&failure),
     }
 }

@@ -2,6 +2,7 @@
 //! labels are coloured where a terminal is and `NO_COLOR` is not.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::failure::{Failure, exit};
 use crate::base::text::printable;
@@ -18,10 +19,24 @@ pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// Data was lost on its way to standard output.
+static LOST: AtomicBool = AtomicBool::new(false);
+
 /// Data, to standard output. A reader that has gone away is no error.
 pub fn data(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+        && !LOST.swap(true, Ordering::Relaxed)
+    {
+        note(format!("Error: standard output cannot be written: {error}"));
+    }
+}
+
+/// The exit code of a command that ended with `code`, unless what it said was lost.
+pub fn code(code: u8) -> u8 {
+    if code == exit::OK && LOST.load(Ordering::Relaxed) { exit::INTERNAL } else { code }
 }
 
 /// One line of data.

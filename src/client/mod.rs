@@ -32,6 +32,8 @@ pub enum ClientError {
     Refused(String),
     #[error("the daemon went away before it answered")]
     Gone,
+    #[error("the daemon does not answer")]
+    Mute,
     #[error("the daemon said something unexpected")]
     Frame(#[from] FrameError),
     #[error("the daemon cannot be reached")]
@@ -103,6 +105,7 @@ impl Client {
         let hello: Hello = match frame::read(&mut self.reader).map_err(gone) {
             Ok(Some(hello)) => hello,
             Ok(None) | Err(ClientError::Gone) => return Err(self.silence()),
+            Err(ClientError::Frame(FrameError::Io(error))) if is_timeout(&error) => return Err(ClientError::Mute),
             Err(error) => return Err(error),
         };
         if let Some(why) = hello.refused {
@@ -167,16 +170,17 @@ impl Client {
         self.reader.get_ref().set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
         let status = match self.next_status() {
             Ok(status) => Ok(Some(status)),
-            Err(ClientError::Frame(FrameError::Io(error)))
-                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
-            {
-                Ok(None)
-            }
+            Err(ClientError::Frame(FrameError::Io(error))) if is_timeout(&error) => Ok(None),
             Err(error) => Err(error),
         };
         self.reader.get_ref().set_read_timeout(None)?;
         status
     }
+}
+
+/// Whether nothing came within a socket's time.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// A connection that broke off says the same as one that was closed.

@@ -34,7 +34,7 @@ impl<'a> Source<'a> {
             hint: hint.to_owned(),
         };
         if bytes.len() > PLAN_BYTES_MAX {
-            let message = format!("the file has {} bytes; a plan may have {PLAN_BYTES_MAX}", bytes.len());
+            let message = format!("the file has more than {PLAN_BYTES_MAX} bytes, the most that a plan may have");
             return Err(refuse("", message, "move long prose into files that the plan names"));
         }
         if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {

@@ -465,3 +465,68 @@ fn wrong_command_lines_end_with_2() {
     }
     assert_eq!(env.loom(&["--version"]).ok().stdout, concat!("loom ", env!("CARGO_PKG_VERSION"), "\n"));
 }
+
+#[test]
+fn options_for_the_start_of_a_daemon_are_not_dropped_by_one_that_runs() {
+    let env = Env::new();
+    env.fifo("a.go");
+    env.load(&plan(&[stage("a").first("read go < @OUT@/a.go")]));
+    env.loom(&["run"]).ok();
+    for option in [&["--no-merge"][..], &["--stage", "nonsense"], &["--max-parallel", "2"], &["--no-sandbox"]] {
+        let args: Vec<&str> = ["run", "--watch"].iter().chain(option).copied().collect();
+        env.loom(&args).ends(1).has(option[0]).has("loom stop");
+    }
+    env.go("a.go");
+    env.finish();
+}
+
+#[test]
+fn a_plan_without_an_end_is_refused_before_it_is_read() {
+    let env = Env::new();
+    env.loom(&["plan", "verify", "/dev/zero"]).ends(1).has("more than 1048576 bytes");
+    env.loom(&["init", "/dev/zero"]).ends(1).has("more than 1048576 bytes");
+}
+
+#[test]
+fn what_cannot_be_written_to_standard_output_is_a_failure() {
+    let env = Env::new();
+    env.load(&plan(&[stage("a")]));
+    for args in [&["status"][..], &["status", "--json"], &["audit"], &["plan", "verify", "--json", "doc/plans/plan.md"]]
+    {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = env.command(env!("CARGO_BIN_EXE_loom"));
+        let output = command.args(args).stdout(full).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(70), "{args:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("No space left"), "{args:?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_stands_still_is_told_from_one_that_is_gone() {
+    let env = Env::new();
+    env.fifo("a.go");
+    env.load(&plan(&[stage("a").first("read go < @OUT@/a.go")]));
+    env.loom(&["run"]).ok();
+    let daemon = env.daemon_pid();
+    let signal = |name: &str| env.command("kill").args([name, &daemon.to_string()]).status().unwrap();
+    assert!(signal("-STOP").success());
+    env.loom(&["stage", "hold", "a"]).ends(3).has("does not answer").has("loom doctor");
+    assert!(signal("-CONT").success());
+    env.go("a.go");
+    env.finish();
+}
+
+#[test]
+fn a_plan_does_not_begin_among_the_agents_of_one_whose_state_is_gone() {
+    let env = Env::new();
+    env.fifo("a.go");
+    env.load(&plan(&[stage("a").first("echo up >> @OUT@/up; read go < @OUT@/a.go")]));
+    env.loom(&["run"]).ok();
+    env.until_said("up", "up");
+    fs::remove_dir_all(env.repo.join(".work")).unwrap();
+    env.loom(&["init", "doc/plans/plan.md"]).ends(1).has("still works below .worktrees/").has("kill ");
+    env.go("a.go");
+    env.until("the agent has ended", || env.pids("loom host").is_empty());
+    env.loom(&["init", "doc/plans/plan.md"]).ok();
+}

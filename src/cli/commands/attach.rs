@@ -36,7 +36,11 @@ pub fn attach(place: &Place, args: &Attach) -> Result<u8, Failure> {
         (false, true) => viewer::Hands::Unasked,
         (false, false) => viewer::Hands::On,
     };
-    match viewer::attach(&socket, hands)? {
+    let left = viewer::attach(&socket, hands).map_err(|error| match error.kind() {
+        std::io::ErrorKind::Unsupported => Failure::user(error.to_string()).hint(format!("loom logs -f {session}")),
+        _ => error.into(),
+    });
+    match left? {
         viewer::Left::Detached => {
             ui::note(format!("detached; session `{session}` goes on. Again: loom attach {}", args.target))
         }

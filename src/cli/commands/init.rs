@@ -9,6 +9,7 @@ use crate::cli::failure::{Failure, exit};
 use crate::cli::place::Place;
 use crate::cli::ui;
 use crate::client;
+use crate::daemon::doctor::who_is_in;
 use crate::model::effect::Answer;
 use crate::model::event::{Ground, PlanSource, Request};
 use crate::model::plan::Plan;
@@ -57,6 +58,7 @@ pub fn run(place: &Place, args: &Init) -> Result<u8, Failure> {
 fn ground(place: &Place) -> Result<Ground, Failure> {
     client::require_operator("load a plan")?;
     place.git.check_ready()?;
+    nobody_works_here(place)?;
     let head = place.git.head(&place.here)?;
     Ok(Ground {
         base_branch: head.branch,
@@ -64,6 +66,26 @@ fn ground(place: &Place) -> Result<Ground, Failure> {
         config: crate::git::fingerprint(&place.git.common)?,
         nonce: uuid::Uuid::new_v4().simple().to_string(),
     })
+}
+
+/// Where the state folder was removed under them, agents go on: what they do would be taken for the
+/// work of the next plan's.
+fn nobody_works_here(place: &Place) -> Result<(), Failure> {
+    if place.layout.journal().exists() {
+        return Ok(());
+    }
+    let mut busy = who_is_in(&place.layout.worktrees());
+    let own = std::process::id().to_string();
+    busy.retain(|pid| *pid != own);
+    if busy.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::user("somebody still works below .worktrees/, and there is no state of a plan")
+        .because(
+            "the state folder was removed under agents that go on: their work would be taken for that of this plan",
+        )
+        .hint(format!("kill {}", busy.join(" ")))
+        .hint("loom doctor"))
 }
 
 /// What a person should know before `loom run`.

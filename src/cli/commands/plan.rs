@@ -1,5 +1,6 @@
 //! `loom plan verify`: needs no state and changes nothing.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -11,6 +12,7 @@ use crate::cli::failure::{Failure, exit};
 use crate::cli::ui;
 use crate::daemon::passing_without;
 use crate::git::{self, Git};
+use crate::model::limits::PLAN_BYTES_MAX;
 use crate::model::plan::Plan;
 use crate::planfile::{self, Parsed, Severity, Summary, Surroundings};
 
@@ -26,7 +28,12 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
         return Err(Failure::user(format!("{} is a folder: name the plan file", path.display()))
             .hint(format!("ls {}", path.display())));
     }
-    fs_err::read(path).map_err(|error| {
+    // One byte more than a plan may have: whoever reads it says that it is too large.
+    let read = || {
+        let mut text = Vec::new();
+        fs_err::File::open(path)?.take(PLAN_BYTES_MAX as u64 + 1).read_to_end(&mut text).map(|_| text)
+    };
+    read().map_err(|error: std::io::Error| {
         let failure = Failure::user(format!("the plan {} cannot be read", path.display())).because(error.to_string());
         match error.kind() {
             std::io::ErrorKind::NotFound => failure.hint("ls doc/plans"),

@@ -34,7 +34,16 @@ const READY: &str = "ready";
 pub fn run(place: &Place, args: &Run) -> Result<u8, Failure> {
     client::require_operator("run a plan")?;
     match Client::connect(&place.layout) {
-        Ok(_) if args.watch => return watch(place),
+        Ok(_) if args.watch => {
+            return match for_the_start(args) {
+                None => watch(place),
+                Some(option) => Err(Failure::user(format!(
+                    "the daemon of this project is running already, and `{option}` is for its start"
+                ))
+                .hint(format!("loom stop, then loom run --watch {option}"))
+                .hint("loom run --watch   (follows it as it is)")),
+            };
+        }
         Ok(_) => {
             return Err(Failure::user("the daemon of this project is running already")
                 .hint("loom status")
@@ -52,6 +61,20 @@ pub fn run(place: &Place, args: &Run) -> Result<u8, Failure> {
     let status = client::status(&place.layout)?;
     announce(&status);
     if args.watch { watch(place) } else { Ok(exit::OK) }
+}
+
+/// An option that a daemon takes when it starts, if one is given.
+fn for_the_start(args: &Run) -> Option<&'static str> {
+    let given = [
+        ("--stage", args.stage.is_some()),
+        ("--max-parallel", args.max_parallel.is_some()),
+        ("--no-merge", args.no_merge),
+        ("--no-sandbox", args.no_sandbox),
+        ("--on-limit", args.on_limit.is_some()),
+        ("--terminal", args.terminal.is_some()),
+        ("--foreground", args.foreground),
+    ];
+    given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
 }
 
 /// What can be known before anything is started.

@@ -252,7 +252,7 @@ fn somebody_is_in(dir: &Path) -> bool {
 }
 
 /// The processes of this machine that work in `dir`. What cannot be looked at is another user's.
-fn who_is_in(dir: &Path) -> Vec<String> {
+pub fn who_is_in(dir: &Path) -> Vec<String> {
     let Ok(dir) = dir.canonicalize() else { return Vec::new() };
     let is_in = |entry: &PathBuf| std::fs::read_link(entry.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&dir));
     below(Path::new("/proc")).iter().filter(|entry| is_in(entry)).map(|entry| name_of(entry)).collect()

@@ -5,6 +5,8 @@ mod leftovers;
 mod machine;
 mod state;
 
+pub use leftovers::who_is_in;
+
 use crate::base::fs::{Lock, is_locked};
 use crate::base::layout::Layout;
 use crate::checks::Operator;

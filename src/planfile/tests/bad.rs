@@ -149,7 +149,7 @@ fn limits_hold_at_the_limit_and_one_above() {
     padded.resize(1 << 20, b'\n');
     assert_eq!(errors(&padded), [""; 0]);
     padded.push(b'\n');
-    assert_eq!(errors(&padded), ["the file has 1048577 bytes; a plan may have 1048576"]);
+    assert_eq!(errors(&padded), ["the file has more than 1048576 bytes, the most that a plan may have"]);
 }
 
 /// Aliases that would expand to gigabytes, in a file of a mebibyte.
