@@ -4,8 +4,9 @@
 //!
 //! `LOOM_FAIL=<point>=<action>[@N][,…]`: a point's name, or its beginning and `*`;
 //! `kill`, `stop` (SIGSTOP, until somebody sends SIGCONT), `panic` (of the thread) or
-//! `err(<errno>)`; at the Nth time only, or every time. `LOOM_FAIL_LOG=<file>` gets a line for each point
-//! that is reached, and makes N count over all processes that share the file.
+//! `err(<errno>)`; at the Nth time only, or every time. `LOOM_FAIL_LOG=<file>` gets a
+//! line for each point that is reached, and makes N count over all processes that share
+//! the file.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

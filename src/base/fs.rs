@@ -71,8 +71,11 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
 const DEPTH_MAX: usize = 64;
 
 /// Removes a folder and all that is in it, however deep that is and whatever rights it gives. Links
-/// are removed and not followed.
+/// are removed and not followed, `dir` itself among them.
 pub fn remove_tree(dir: &Path) -> io::Result<()> {
+    if dir.is_symlink() {
+        return fs_err::remove_file(dir);
+    }
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", dir.display()));
     let clear = || -> io::Result<()> {
         let top = open_folder(rustix::fs::CWD, dir)?;
@@ -101,7 +104,8 @@ fn clear_folder(folder: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut usize
     let _ = rustix::fs::fchmod(folder, rustix::fs::Mode::RWXU);
     for name in names {
         match unlinkat(folder, &name, AtFlags::empty()) {
-            Err(Errno::ISDIR) => {}
+            // Of a folder. Some file systems call it not permitted.
+            Err(Errno::ISDIR | Errno::PERM) => {}
             Ok(()) | Err(Errno::NOENT) => continue,
             Err(error) => return Err(error.into()),
         }
@@ -254,8 +258,11 @@ mod tests {
             at = open_folder(&at, "d").unwrap();
         }
         drop(at);
+        symlink(&other, dir.path().join("to-other")).unwrap();
+        remove_tree(&dir.path().join("to-other")).unwrap();
         remove_tree(&tree).unwrap();
-        assert!(!tree.exists() && other.join("in").exists() && other.join("file").exists());
+        assert!(!tree.exists() && !dir.path().join("to-other").is_symlink());
+        assert!(other.join("in").exists() && other.join("file").exists());
         assert_eq!(remove_tree(&tree).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 

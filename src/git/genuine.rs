@@ -142,3 +142,167 @@ impl Own {
 }
 
 const ATTRIBUTES: &[u8] = b".gitattributes";
+
+/// By path: whether it was there before, and what is there now.
+type Changes = BTreeMap<Vec<u8>, (bool, Option<(git2::Oid, git2::FileMode)>)>;
+
+impl Own {
+    /// Whether `merged` has everything that one side alone has changed since both began. Git may have
+    /// read something else than the commits say; here every tree is named again.
+    ///
+    /// # Errors
+    /// [`GitError::Forged`] when it has not.
+    pub(super) fn verify_merge(&self, tip: &Oid, commit: &Oid, merged: &Oid) -> Result<(), GitError> {
+        let repo = self.objects()?;
+        let id = |oid: &Oid| git2::Oid::from_str(oid.as_str());
+        let bases = repo.merge_bases(id(tip)?, id(commit)?)?;
+        // Git merges several of them first.
+        let [base] = bases[..] else { return Ok(()) };
+        let base = repo.find_commit(base)?.tree()?;
+        let side = |commit: &Oid| changes(&repo, &base, &repo.find_commit(id(commit)?)?.tree()?);
+        let (ours, theirs) = (side(tip)?, side(commit)?);
+        let merged = changes(&repo, &base, &repo.find_tree(id(merged)?)?)?;
+        let is_kept = |path: &Vec<u8>, (was_there, now): &(bool, Option<_>)| match merged.get(path) {
+            // A file that is new may be one that was renamed, with what the other side did to it.
+            Some((_, there)) => there == now || !was_there && there.is_some(),
+            None => false,
+        };
+        for (one, other) in [(&ours, &theirs), (&theirs, &ours)] {
+            let mut alone = one.iter().filter(|(path, _)| !other.contains_key(*path));
+            if let Some((path, _)) = alone.find(|(path, change)| !is_kept(path, change)) {
+                return Err(GitError::Forged(format!("`{}`, as it was merged,", String::from_utf8_lossy(path))));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn changes(repo: &git2::Repository, from: &git2::Tree, to: &git2::Tree) -> Result<Changes, GitError> {
+    let mut options = git2::DiffOptions::new();
+    options.ignore_submodules(false).skip_binary_check(true).include_typechange(true);
+    let diff = repo.diff_tree_to_tree(Some(from), Some(to), Some(&mut options))?;
+    let change = |delta: git2::DiffDelta| {
+        let (old, new) = (delta.old_file(), delta.new_file());
+        let path = new.path_bytes().or(old.path_bytes()).map(<[u8]>::to_vec).unwrap_or_default();
+        (path, (old.exists(), new.exists().then(|| (new.id(), new.mode()))))
+    };
+    Ok(diff.deltas().map(change).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::dice::Dice;
+    use crate::git::{Git, Merged};
+
+    /// Lines of a file, by its path.
+    type Tree = BTreeMap<String, Vec<String>>;
+
+    const FOLDERS: [&str; 3] = ["", "a/", "b/c/"];
+
+    fn commit(repo: &git2::Repository, files: &Tree, parents: &[&Oid]) -> Oid {
+        let mut index = git2::Index::new().unwrap();
+        for (path, lines) in files {
+            let id = repo.blob(lines.concat().as_bytes()).unwrap();
+            let zero = git2::IndexTime::new(0, 0);
+            let mode = if lines.len() % 2 == 0 { 0o100_644 } else { 0o100_755 };
+            let entry = git2::IndexEntry {
+                ctime: zero,
+                mtime: zero,
+                dev: 0,
+                ino: 0,
+                mode,
+                uid: 0,
+                gid: 0,
+                file_size: 0,
+                id,
+                flags: 0,
+                flags_extended: 0,
+                path: path.clone().into_bytes(),
+            };
+            index.add(&entry).unwrap();
+        }
+        let tree = repo.find_tree(index.write_tree_to(repo).unwrap()).unwrap();
+        let who = git2::Signature::new("n", "e@e", &git2::Time::new(0, 0)).unwrap();
+        let parents: Vec<_> =
+            parents.iter().map(|id| repo.find_commit(git2::Oid::from_str(id.as_str()).unwrap()).unwrap()).collect();
+        let parents: Vec<_> = parents.iter().collect();
+        super::super::refs::oid(repo.commit(None, &who, &who, "x", &tree, &parents).unwrap())
+    }
+
+    /// Adds, changes, renames (with or without a change) and deletes.
+    fn work(files: &Tree, dice: &mut Dice) -> Tree {
+        let mut files = files.clone();
+        for _ in 0..=dice.roll(3) {
+            let old = files.keys().nth(dice.roll(files.len().max(1))).cloned();
+            let new = format!("{}{}", FOLDERS[dice.roll(3)], dice.roll(20));
+            let mut lines = old.as_ref().map(|old| files[old].clone()).unwrap_or_default();
+            match dice.roll(5) {
+                0 => lines = (0..12).map(|_| format!("line {}\n", dice.roll(1_000))).collect(),
+                1 => drop(old.map(|old| files.remove(&old))),
+                _ => {}
+            }
+            if dice.roll(2) == 0 && !lines.is_empty() {
+                let at = dice.roll(lines.len());
+                lines[at] = format!("changed {}\n", dice.roll(1_000));
+            }
+            // A name that is a folder elsewhere would be another test.
+            let name = if dice.roll(2) == 0 { files.keys().next().cloned().unwrap_or(new) } else { new };
+            files.insert(name, lines);
+        }
+        files
+    }
+
+    fn lab() -> (tempfile::TempDir, git2::Repository, Own) {
+        let dir = tempfile::tempdir().unwrap();
+        let project = dir.path().join("project");
+        let repo = git2::Repository::init(&project).unwrap();
+        let own = Own::open(&Git::find(&project).unwrap(), &dir.path().join("cache")).unwrap();
+        (dir, repo, own)
+    }
+
+    #[test]
+    fn no_merge_of_git_is_taken_for_one_that_lost_something() {
+        let (_dir, repo, own) = lab();
+        let mut clean = 0;
+        for seed in 0..250 {
+            let mut dice = Dice::new(seed);
+            let base = work(&Tree::new(), &mut dice);
+            let (ours, theirs) = (work(&base, &mut dice), work(&base, &mut dice));
+            let base = commit(&repo, &base, &[]);
+            let (ours, theirs) = (commit(&repo, &ours, &[&base]), commit(&repo, &theirs, &[&base]));
+            match own.merge(&ours, &theirs) {
+                Ok(Merged::Clean { .. }) => clean += 1,
+                Ok(Merged::Conflict { .. }) => {}
+                Err(error) => panic!("seed {seed}: {error}"),
+            }
+        }
+        assert!(clean > 50, "{clean} of them were clean");
+    }
+
+    #[test]
+    fn a_merge_without_what_one_side_did_is_none() {
+        let (_dir, repo, own) = lab();
+        let lines = |text: &str| vec![format!("{text}\n")];
+        let tree =
+            |files: &[(&str, &str)]| files.iter().map(|(path, text)| ((*path).to_owned(), lines(text))).collect();
+        let base = commit(&repo, &tree(&[("x", "1"), ("y", "1")]), &[]);
+        let ours = commit(&repo, &tree(&[("x", "2"), ("y", "1"), ("c", "1")]), &[&base]);
+        let theirs = commit(&repo, &tree(&[("x", "1"), ("b", "1")]), &[&base]);
+        let verify = |files: &[(&str, &str)]| {
+            let merged = commit(&repo, &tree(files), &[]);
+            let tree = repo.find_commit(git2::Oid::from_str(merged.as_str()).unwrap()).unwrap().tree_id();
+            own.verify_merge(&ours, &theirs, &super::super::refs::oid(tree))
+        };
+        verify(&[("x", "2"), ("c", "1"), ("b", "1")]).unwrap();
+        for (what, lost) in [
+            ("`c`", &[("x", "2"), ("b", "1")][..]),
+            ("`x`", &[("x", "1"), ("c", "1"), ("b", "1")]),
+            ("`b`", &[("x", "2"), ("c", "1")]),
+            ("`y`", &[("x", "2"), ("y", "1"), ("c", "1"), ("b", "1")]),
+        ] {
+            let error = verify(lost).unwrap_err();
+            assert!(matches!(&error, GitError::Forged(path) if path.contains(what)), "{error}");
+        }
+    }
+}

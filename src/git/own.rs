@@ -150,7 +150,10 @@ impl Own {
             output.stdout.split(|byte| *byte == 0).map(|field| String::from_utf8_lossy(field).into_owned());
         let tree = fields.next().unwrap_or_default();
         match (output.status.code(), Oid::new(tree.trim())) {
-            (Some(0), Ok(tree)) => Ok(Merged::Clean { tree }),
+            (Some(0), Ok(tree)) => {
+                self.verify_merge(tip, commit, &tree)?;
+                Ok(Merged::Clean { tree })
+            }
             (Some(1), Ok(_)) => {
                 let mut files: Vec<String> = fields.filter(|file| !file.is_empty()).collect();
                 files.dedup();

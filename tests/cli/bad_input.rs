@@ -471,13 +471,15 @@ fn options_for_the_start_of_a_daemon_are_not_dropped_by_one_that_runs() {
     let env = Env::new();
     env.fifo("a.go");
     env.load(&plan(&[stage("a").first("read go < @OUT@/a.go")]));
-    env.loom(&["run"]).ok();
-    for option in [&["--no-merge"][..], &["--stage", "nonsense"], &["--max-parallel", "2"], &["--no-sandbox"]] {
+    env.loom(&["run", "--max-parallel", "2"]).ok();
+    for option in [&["--no-merge"][..], &["--stage", "nonsense"], &["--max-parallel", "3"], &["--no-sandbox"]] {
         let args: Vec<&str> = ["run", "--watch"].iter().chain(option).copied().collect();
         env.loom(&args).ends(1).has(option[0]).has("loom stop");
     }
     env.go("a.go");
-    env.finish();
+    // Those that it has are said again.
+    env.loom(&["run", "--watch", "--max-parallel", "2"]).ok();
+    assert_eq!(env.state(), "a merged");
 }
 
 #[test]

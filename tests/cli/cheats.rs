@@ -354,6 +354,30 @@ fn a_cache_of_what_commits_say_takes_no_landed_work_away() {
 }
 
 #[test]
+fn a_folder_that_was_replaced_on_disk_takes_no_landed_work_away() {
+    let env = Env::new();
+    env.fifo("b.go");
+    env.load(&plan(&[
+        stage("b").run(format!("{}; echo b >> @OUT@/done; read go < @OUT@/b.go", commit("b", "b"))),
+        stage("c"),
+    ]));
+    env.loom(&["run"]).ok();
+    env.until_said("done", "b");
+    env.until("c has landed", || env.stage("c")["state"] == "merged");
+    // Under the name of the tree that both started from lies one in which c's file was already.
+    let id = |name: &str| env.git(&["rev-parse", name]).trim().to_owned();
+    let (base, landed) = (id("main^{tree}"), id("loom/_plan/plan^{tree}"));
+    let place = |id: &str| env.repo.join(".git/objects").join(&id[..2]).join(&id[2..]);
+    fs::remove_file(place(&base)).unwrap();
+    fs::copy(place(&landed), place(&base)).unwrap();
+    env.go("b.go");
+    env.settle();
+    assert_ne!(env.git(&["show", "loom/_plan/plan:c.txt"]), "");
+    assert_eq!(env.stage("b")["state"], "blocked");
+    env.loom(&["status", "b"]).ok().has("is not what its name says");
+}
+
+#[test]
 fn a_pipe_where_git_reads_is_named_and_nobody_waits_for_it() {
     for name in ["packed-refs", "refs/loom/journal", "objects/info/alternates", "hooks/zz", "worktrees/x/HEAD"] {
         let env = Env::new();

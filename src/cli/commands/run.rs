@@ -35,10 +35,10 @@ pub fn run(place: &Place, args: &Run) -> Result<u8, Failure> {
     client::require_operator("run a plan")?;
     match Client::connect(&place.layout) {
         Ok(_) if args.watch => {
-            return match for_the_start(args) {
+            return match other_option(args, &ReadOnly::open(&place.layout)?.world.options) {
                 None => watch(place),
                 Some(option) => Err(Failure::user(format!(
-                    "the daemon of this project is running already, and `{option}` is for its start"
+                    "the daemon of this project is running already, and was started without this `{option}`"
                 ))
                 .hint(format!("loom stop, then loom run --watch {option}"))
                 .hint("loom run --watch   (follows it as it is)")),
@@ -63,18 +63,18 @@ pub fn run(place: &Place, args: &Run) -> Result<u8, Failure> {
     if args.watch { watch(place) } else { Ok(exit::OK) }
 }
 
-/// An option that a daemon takes when it starts, if one is given.
-fn for_the_start(args: &Run) -> Option<&'static str> {
-    let given = [
-        ("--stage", args.stage.is_some()),
-        ("--max-parallel", args.max_parallel.is_some()),
-        ("--no-merge", args.no_merge),
-        ("--no-sandbox", args.no_sandbox),
-        ("--on-limit", args.on_limit.is_some()),
-        ("--terminal", args.terminal.is_some()),
+/// An option that says otherwise than what a daemon was started with.
+fn other_option(args: &Run, started: &RunOptions) -> Option<&'static str> {
+    let others = [
+        ("--stage", args.stage.is_some() && args.stage != started.only),
+        ("--max-parallel", args.max_parallel.is_some() && args.max_parallel != started.max_parallel),
+        ("--no-merge", args.no_merge && !started.no_merge),
+        ("--no-sandbox", args.no_sandbox && !started.no_sandbox),
+        ("--on-limit", args.on_limit.is_some() && args.on_limit != started.on_limit),
+        ("--terminal", args.terminal.is_some_and(|terminal| terminal != started.terminal)),
         ("--foreground", args.foreground),
     ];
-    given.into_iter().find(|(_, is_given)| *is_given).map(|(option, _)| option)
+    others.into_iter().find(|(_, is_other)| *is_other).map(|(option, _)| option)
 }
 
 /// What can be known before anything is started.
