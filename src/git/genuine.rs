@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use super::command::output;
+use super::command::{output, run};
 use super::{GitError, Own};
 use crate::model::ids::Oid;
 
@@ -155,7 +155,13 @@ impl Own {
     pub(super) fn verify_merge(&self, tip: &Oid, commit: &Oid, merged: &Oid) -> Result<(), GitError> {
         let repo = self.objects()?;
         let id = |oid: &Oid| git2::Oid::from_str(oid.as_str());
-        let bases = repo.merge_bases(id(tip)?, id(commit)?)?;
+        // Where history was cut off is written in the user's repository, which is not read here.
+        let bases = if self.is_shallow() {
+            let list = run(self.command(&["merge-base", "--all", tip.as_str(), commit.as_str()]), None)?;
+            String::from_utf8_lossy(&list).lines().map(git2::Oid::from_str).collect::<Result<Vec<_>, _>>()?
+        } else {
+            repo.merge_bases(id(tip)?, id(commit)?)?.to_vec()
+        };
         // Git merges several of them first.
         let [base] = bases[..] else { return Ok(()) };
         let base = repo.find_commit(base)?.tree()?;

@@ -92,7 +92,16 @@ impl Own {
         Ok(())
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    fn shallow(&self) -> PathBuf {
+        self.objects.with_file_name("shallow")
+    }
+
+    /// Whether the history ends somewhere in between.
+    pub(super) fn is_shallow(&self) -> bool {
+        self.shallow().exists()
+    }
+
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         self.command_in(&self.git_dir, args)
     }
 
@@ -102,7 +111,7 @@ impl Own {
             .env("GIT_DIR", &self.git_dir)
             .env("GIT_OBJECT_DIRECTORY", &self.objects)
             // Where the history of a shallow clone ends; nowhere when there is no such file.
-            .env("GIT_SHALLOW_FILE", self.objects.with_file_name("shallow"))
+            .env("GIT_SHALLOW_FILE", self.shallow())
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_ATTR_NOSYSTEM", "1")

@@ -266,6 +266,11 @@ fn a_file_taken_from_the_proof_checkout_does_not_come_back_as_a_forged_object() 
     env.loom(&["status", "forges"]).ok().has("is not what its name says");
 }
 
+/// The bytes of the name of an object.
+fn bytes_of(id: &str) -> Vec<u8> {
+    (0..40).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()).collect()
+}
+
 /// A folder of objects in which git finds `content` under the name `id`.
 fn forged_pack(env: &Env, id: &str, content: &str) -> std::path::PathBuf {
     let dir = env.path().join("forged");
@@ -281,8 +286,7 @@ fn forged_pack(env: &Env, id: &str, content: &str) -> std::path::PathBuf {
             Some("rev") => fs::remove_file(entry.path()).unwrap(),
             Some("idx") => {
                 // gitformat-pack(5): header, 256 counts, names.
-                let id: Vec<u8> =
-                    (0..40).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()).collect();
+                let id = bytes_of(id);
                 let mut bytes = fs::read(entry.path()).unwrap();
                 for (at, count) in bytes[8..8 + 1024].chunks_mut(4).enumerate() {
                     count.copy_from_slice(&u32::from(at >= usize::from(id[0])).to_be_bytes());
@@ -327,23 +331,19 @@ fn a_cache_of_what_commits_say_takes_no_landed_work_away() {
     env.loom(&["run"]).ok();
     env.until("c has landed", || env.stage("c")["state"] == "merged");
     // As if what c added had been in the tree that both started from.
-    let (base, tree) = (env.git(&["rev-parse", "main@{0}~0"]), env.git(&["rev-parse", "loom/_plan/plan^{tree}"]));
-    let base = env.git(&["merge-base", base.trim(), "loom/_plan/plan~1"]);
-    let real = env.git(&["rev-parse", &format!("{}^{{tree}}", base.trim())]);
-    let hex = |id: &str| -> Vec<u8> {
-        (0..40).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()).collect()
-    };
-    let write = format!("echo {} | git commit-graph write --stdin-commits", base.trim());
+    let id = |name: &str| env.git(&["rev-parse", name]).trim().to_owned();
+    let (base, real, tree) = (id("main"), id("main^{tree}"), id("loom/_plan/plan^{tree}"));
+    let write = format!("echo {base} | git commit-graph write --stdin-commits");
     assert_eq!(env.out_of(env.command("sh").args(["-ec", &write])).code, 0);
     let path = env.repo.join(".git/objects/info/commit-graph");
     let mut bytes = fs::read(&path).unwrap();
     bytes.truncate(bytes.len() - 20);
-    let at = bytes.windows(20).position(|id| id == hex(real.trim())).unwrap();
-    bytes[at..at + 20].copy_from_slice(&hex(tree.trim()));
+    let at = bytes.windows(20).position(|id| id == bytes_of(&real)).unwrap();
+    bytes[at..at + 20].copy_from_slice(&bytes_of(&tree));
     fs::remove_file(&path).unwrap();
     fs::write(&path, &bytes).unwrap();
     let sum = env.out_of(env.command("sha1sum").arg(&path)).stdout;
-    bytes.extend(hex(&sum));
+    bytes.extend(bytes_of(&sum));
     fs::write(&path, &bytes).unwrap();
     env.go("b.go");
     env.settle();
