@@ -1,6 +1,7 @@
 //! Bad input: each message says what is wrong and what to type next.
 
 use std::fs;
+use std::io::BufRead;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
@@ -526,9 +527,21 @@ fn a_plan_does_not_begin_among_the_agents_of_one_whose_state_is_gone() {
     env.load(&plan(&[stage("a").first("echo up >> @OUT@/up; read go < @OUT@/a.go")]));
     env.loom(&["run"]).ok();
     env.until_said("up", "up");
+    let mut watcher = env.command(env!("CARGO_BIN_EXE_loom"));
+    watcher.args(["run", "--watch"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut watcher = watcher.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(watcher.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("a running"), "{line}");
     fs::remove_dir_all(env.repo.join(".work")).unwrap();
     env.loom(&["init", "doc/plans/plan.md"]).ends(1).has("still works below .worktrees/").has("kill ");
     env.go("a.go");
     env.until("the agent has ended", || env.pids("loom host").is_empty());
+    let watcher = watcher.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&watcher.stderr);
+    assert!(
+        watcher.status.code() == Some(1) && said.contains("was removed while") && said.contains("loom doctor"),
+        "{said}"
+    );
     env.loom(&["init", "doc/plans/plan.md"]).ok();
 }

@@ -394,6 +394,11 @@ fn watch(place: &Place) -> Result<u8, Failure> {
 /// After a crash the keeper brings the daemon back within a second, and the daemon writes its
 /// record again. A daemon that ended by itself has removed it.
 fn keeper_brings_it_back(place: &Place) -> Result<bool, Failure> {
+    if !place.layout.work.exists() {
+        return Err(Failure::user(format!("{} was removed while the plan ran", place.layout.work.display()))
+            .because("the daemon has stopped; its agents go on, and nobody records what they do")
+            .hint("loom doctor   (who is still at work, and the ways out)"));
+    }
     let changes = watch::folder(&place.layout.work)?;
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
     while place.layout.daemon_record().exists() {
