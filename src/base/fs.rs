@@ -85,16 +85,24 @@ pub fn remove_tree(dir: &Path) -> io::Result<()> {
             before = Some(moved);
             clear_folder(&top, &top, 0, &mut moved)?;
         }
-        Ok(rustix::fs::rmdir(dir)?)
+        match rustix::fs::rmdir(dir) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     };
     clear().map_err(named)
 }
 
+/// What somebody else removes at that moment is gone as well.
 fn clear_folder(folder: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut usize) -> io::Result<()> {
     use rustix::fs::{AtFlags, Dir, renameat, unlinkat};
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
-        names.push(entry?.file_name().to_owned());
+        match entry {
+            Ok(entry) => names.push(entry.file_name().to_owned()),
+            Err(Errno::NOENT) => break,
+            Err(error) => return Err(error.into()),
+        }
     }
     names.retain(|name| !matches!(name.to_bytes(), b"." | b".."));
     if names.is_empty() {
@@ -109,21 +117,28 @@ fn clear_folder(folder: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut usize
             Ok(()) | Err(Errno::NOENT) => continue,
             Err(error) => return Err(error.into()),
         }
-        let below = open_folder(folder, &name)?;
+        let below = match open_folder(folder, &name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            below => below?,
+        };
         if depth == DEPTH_MAX {
             let _ = rustix::fs::fchmod(&below, rustix::fs::Mode::RWXU);
             // Found at the top when the next round comes by.
             while let Err(error) = renameat(folder, &name, top, format!(".deep-{moved}")) {
-                if !matches!(error, Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) {
-                    return Err(error.into());
+                match error {
+                    Errno::NOENT => break,
+                    Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR => *moved += 1,
+                    error => return Err(error.into()),
                 }
-                *moved += 1;
             }
             *moved += 1;
             continue;
         }
         clear_folder(&below, top, depth + 1, moved)?;
-        unlinkat(folder, &name, AtFlags::REMOVEDIR)?;
+        match unlinkat(folder, &name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }
