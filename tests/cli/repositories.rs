@@ -191,3 +191,18 @@ fn files_with_a_filter_are_what_a_check_makes_of_them_in_the_proof() {
     assert_eq!(env.git(&["show", "main:y.bin"]), "MORE");
     assert_eq!(env.git(&["status", "--porcelain"]), "");
 }
+
+#[test]
+fn files_that_git_writes_in_another_form_are_known_again_in_the_proof() {
+    let env = Env::new();
+    env.write(".gitattributes", "*.sh text eol=crlf\n.gitattributes text eol=crlf\n*.id ident\n*.u16 text working-tree-encoding=UTF-16LE eol=lf\n");
+    env.write("x.sh", "true\n");
+    env.write("x.id", "$Id$\n");
+    env.write("x.u16", "h\0i\0\n\0");
+    env.git(&["add", "-A"]);
+    env.git(&["commit", "-q", "-m", "Forms"]);
+    let cr = "grep -q \"$(printf '\\r')\" x.sh && grep -q 'Id: ' x.id && test $(wc -c < x.u16) = 6";
+    env.load(&plan(&[stage("a").check(&format!("test -s a.txt && {cr}")), stage("b").after(&["a"])]));
+    env.finish();
+    assert_eq!(env.state(), "a merged, b merged");
+}
